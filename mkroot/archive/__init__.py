@@ -1,0 +1,1 @@
+"""The archive: mirrors, signatures, indices and downloads."""

@@ -1,0 +1,1 @@
+"""Artifacts other than OCI images: file trees, archives, file-system images, SBOM, manifest."""

@@ -1,0 +1,1 @@
+"""OCI: layers, image configuration, image layouts and the image store."""

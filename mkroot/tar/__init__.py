@@ -1,0 +1,1 @@
+"""The tar format: one entry type, a fast reader, a canonical writer."""
