@@ -1,9 +1,9 @@
 """The store's folder: entries that appear whole or not at all, and locks between builds.
 
-    debs/ packages/ trees/ stages/ frames/ indices/ releases/ …   one folder a kind, entries by key
-    oci/                                                          one OCI image layout
-    tmp/                                                          unfinished work, on the same file system
-    locks/                                                        one lock file a key
+debs/ packages/ trees/ stages/ frames/ indices/ releases/ …   one folder a kind, entries by key
+oci/                                                          one OCI image layout
+tmp/                                                          unfinished work, on the same file system
+locks/                                                        one lock file a key
 """
 
 from __future__ import annotations

@@ -1,0 +1,205 @@
+"""A layer: members of a tree with their contents in a frame, and what else its kind needs; kept in the store.
+
+A package is one kind of layer, what a configuration stage or the recipe wrote is another. Both have the same form, so
+that trees, artifacts and images treat them alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import msgspec
+
+from mkroot.errors import StoreError
+from mkroot.store.frame import CODECS, Frame, open_frame, pieces_of, raw_pieces, read_range, write_frame
+from mkroot.store.store import Store
+from mkroot.tar.entry import DIR, FILE, HARDLINK, Entry
+from mkroot.tar.write import header, padding
+
+FORMAT = "1"  # of a layer's record and frame; part of every key below
+NOW = -1  # an entry's mtime that stands for the epoch of the build: the file was written while the build ran
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of a layer.
+
+    key: its name in the store. name: what to call it (a package, a stage).
+    entries: its members in order; a FILE's `data` is the offset of its content in the frame's uncompressed stream.
+    removed: paths below it that are gone. opaque: folders below it whose content is gone.
+    origins: for what a stage wrote, which step wrote each path.
+    control: a package's control files. list: the paths as its archive names them, as dpkg's `info/*.list` has them.
+    conffiles: path and MD5 of each. date: seconds since 1970 at which a package was built.
+    """
+
+    key: str
+    name: str
+    entries: tuple[Entry, ...]
+    removed: tuple[str, ...] = ()
+    opaque: tuple[str, ...] = ()
+    origins: dict[str, str] = {}
+    control: dict[str, bytes] = {}
+    list: bytes = b""
+    conffiles: tuple[tuple[str, str], ...] = ()
+    date: int = 0
+
+
+class FrameBuilder:
+    """Puts members into a layer's canonical tar stream: folders are left out, files get their offsets."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._offset = 0
+
+    def add(self, entry: Entry, content: bytes) -> bytes:
+        """Return the member's part of the stream (empty for a folder) and note its entry."""
+        if entry.kind == DIR:
+            self.entries.append(entry)
+            return b""
+        head = header(entry, 0 if entry.mtime == NOW else None)
+        if entry.kind == FILE:
+            entry = msgspec.structs.replace(
+                entry, data=self._offset + len(head), sha256=entry.sha256 or hashlib.sha256(content).hexdigest()
+            )
+            chunk = b"".join((head, content, padding(len(content))))
+        else:
+            chunk = head
+        self._offset += len(chunk)
+        self.entries.append(entry)
+        return chunk
+
+
+class LayerStore:
+    """Layers in a store: records under `layers`, their frames under `frames`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._frames: dict[str, Frame] = {}
+
+    def has(self, key: str) -> bool:
+        """Tell whether the layer is there."""
+        return self.store.has("layers", key)
+
+    def load(self, key: str) -> Layer:
+        """Return a layer's record; raises StoreError where it is missing or damaged."""
+        path = self.store.path("layers", key)
+        try:
+            blob = path.read_bytes()
+            if hashlib.sha256(blob[32:]).digest() != blob[:32]:
+                raise ValueError("it does not match its digest")
+            return msgspec.msgpack.decode(blob[32:], type=Layer)
+        except (OSError, ValueError, msgspec.MsgspecError) as e:
+            raise StoreError(
+                f"a damaged store entry: {e}", where=str(path), hint="run `mkroot cache verify` to find and mend it"
+            ) from e
+
+    def save(self, layer: Layer, raws: Iterator[bytes], codec: str = "zstd") -> None:
+        """Write a layer: its frame first, then its record, so that a record never stands without its frame."""
+        with self.store.writing("frames", frame_key(layer.key, codec), sync=False) as aside:
+            write_frame(aside, codec, raws)
+        blob = msgspec.msgpack.encode(layer)
+        with self.store.writing("layers", layer.key, sync=False) as aside:
+            aside.write_bytes(hashlib.sha256(blob).digest() + blob)
+
+    def base(self, layer: Layer) -> Frame:
+        """Return the layer's whole frame, zstd."""
+        key = frame_key(layer.key, "zstd")
+        frame = self._frames.get(key)
+        if frame is None:
+            frame = self._frames[key] = open_frame(self.store.path("frames", key))
+        return frame
+
+    def read(self, layer: Layer, entry: Entry) -> bytes:
+        """Return a FILE's content; raises StoreError."""
+        data = read_range(self.base(layer), "zstd", entry.data, entry.size)
+        if len(data) != entry.size or (entry.sha256 and hashlib.sha256(data).hexdigest() != entry.sha256):
+            raise StoreError(
+                f"a damaged store entry: {entry.path} of {layer.name} does not match its digest",
+                hint="run `mkroot cache verify` to find and mend it",
+            )
+        return data
+
+    def frame(self, layer: Layer, codec: str, keep: Collection[str] | None, epoch: int) -> Frame:
+        """Return the layer's frame in `codec` with only the paths in `keep` (all: None), made if it is not there.
+
+        No member's mtime is later than `epoch` (seconds); NOW becomes `epoch`.
+        """
+        key = derived_key(layer, codec, keep, epoch)
+        path = self.store.path("frames", key)
+        if not path.exists():
+            with self.store.lock("frames", key), self.store.writing("frames", key, sync=False) as aside:
+                write_frame(aside, codec, pieces_of(self._members(layer, keep, epoch)))
+        return open_frame(path)
+
+    def _members(self, layer: Layer, keep: Collection[str] | None, epoch: int) -> Iterator[bytes]:
+        """Yield the stream's members again, less those dropped; a hard link whose target is dropped takes its place."""
+        read = _Sequential(self.base(layer)).read
+        moved: dict[str, str] = {}
+        sources = {e.path: e for e in layer.entries if e.kind == FILE}
+        for entry in layer.entries:
+            if entry.kind == DIR or (keep is not None and entry.path not in keep):
+                continue
+            mtime = epoch if entry.mtime == NOW else min(entry.mtime, epoch)
+            if entry.kind == HARDLINK and keep is not None and entry.link not in keep:
+                first = moved.setdefault(entry.link, entry.path)
+                if first == entry.path:
+                    source = sources[entry.link]
+                    whole = msgspec.structs.replace(source, path=entry.path)
+                    content = read_range(self.base(layer), "zstd", source.data, source.size)
+                    yield b"".join((header(whole, mtime), content, padding(len(content))))
+                else:
+                    yield header(msgspec.structs.replace(entry, link=first), mtime)
+                continue
+            yield header(entry, mtime)
+            if entry.kind == FILE and entry.size:
+                left, offset = entry.size, entry.data
+                while left:
+                    part = read(offset, min(left, 1 << 22))
+                    left -= len(part)
+                    offset += len(part)
+                    yield part if left else part + padding(entry.size)
+
+
+class _Sequential:
+    """Reads ranges of a zstd frame's stream in rising order, with one piece unpacked at a time."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._pieces = raw_pieces(frame, "zstd")
+        self._start = 0
+        self._piece = b""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset` on, at least one."""
+        while offset >= self._start + len(self._piece):
+            self._start += len(self._piece)
+            self._piece = next(self._pieces)
+        begin = offset - self._start
+        return self._piece[begin : begin + size]
+
+
+def frame_key(layer_key: str, codec: str) -> str:
+    """Return the store key of a layer's whole frame."""
+    return hashlib.sha256(f"frame {FORMAT} {CODECS[codec]} {layer_key}".encode()).hexdigest()
+
+
+def derived_key(layer: Layer, codec: str, keep: Collection[str] | None, epoch: int) -> str:
+    """Return the store key of a frame with only `keep` and no mtime later than `epoch`."""
+    kept = [e for e in layer.entries if e.kind != DIR and (keep is None or e.path in keep)]
+    whole = len(kept) == sum(e.kind != DIR for e in layer.entries)
+    if whole and all(0 <= e.mtime <= epoch for e in kept):
+        return frame_key(layer.key, codec)
+    h = hashlib.sha256(f"frame {FORMAT} {CODECS[codec]} {layer.key} ".encode())
+    h.update(b"whole" if whole else b"\0".join(e.path.encode("utf-8", "surrogateescape") for e in kept))
+    if any(not 0 <= e.mtime <= epoch for e in kept):
+        h.update(f" {epoch}".encode())
+    return h.hexdigest()
+
+
+Reader = Callable[[Layer, Entry], bytes]
+"""What reads a FILE of a layer."""
+
+
+def tree_path(store: Store, tag: str, key: str) -> Path:
+    """Return where the unpacked tree of a layer is, for an identity's tag."""
+    return store.path(f"trees-{tag}", key)

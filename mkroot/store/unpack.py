@@ -1,0 +1,306 @@
+"""Unpacks a package once: its record and frame for every build, and its tree for the union (deb(5)).
+
+Names are put into the form they have in a merged-/usr system: `bin/x` becomes `usr/bin/x`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from mkroot.debian.deb import Deb, open_deb
+from mkroot.errors import PackageError
+from mkroot.store.frame import pieces_of, raw_pieces
+from mkroot.store.layer import FORMAT, FrameBuilder, Layer, LayerStore, tree_path
+from mkroot.store.store import Store
+from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry, parent
+from mkroot.tar.stream import Stream
+
+ALIASED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32")  # top-level links into usr/
+EXPANSION = 8  # the data archive may be this many times Installed-Size,
+ALLOWANCE = 64 << 20  # … and this many bytes, before it is called a bomb
+PENDING = 128 << 20  # bytes of tar stream that a worker keeps to compress later
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What the signed index says of a package: the control file must say the same. installed_size: KiB."""
+
+    sha256: str
+    name: str
+    version: str
+    architecture: str
+    installed_size: int = 0
+
+
+class Chown(msgspec.Struct, frozen=True):
+    """Which owners can be set in a tree on disk: those below `limit` (0: none but the own one)."""
+
+    limit: int = 1 << 32
+
+
+def layer_key(sha256: str) -> str:
+    """Return the store key of the layer made from the package with this digest."""
+    return hashlib.sha256(f"package {FORMAT} {sha256}".encode()).hexdigest()
+
+
+def merged(path: str) -> str:
+    """Return `path` as it is named where /bin, /sbin and /lib* are links into /usr."""
+    head, slash, _ = path.partition("/")
+    return "usr/" + path if slash and head in ALIASED else path
+
+
+def unpack(store: Store, deb_path: Path, expected: Expected, tag: str | None, chown: Chown) -> Callable[[], None]:
+    """Unpack a package into the store; return what is left to do: compress and write its frame and record.
+
+    deb_path: the file, whose digest the caller has checked. tag: of the identity whose tree to make; None: no tree.
+    The tree is complete on return. Raises PackageError naming package, member and reason.
+    """
+    key = layer_key(expected.sha256)
+    with open(deb_path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            deb = open_deb(view, deb_path.name if not expected.name else f"{expected.name} {expected.version}")
+            check_control(deb, expected)
+            if tag is None or store.has(f"trees-{tag}", key):
+                parts, layer = _read(deb, key, expected, None)
+            else:
+                with store.writing(f"trees-{tag}", key) as aside:
+                    aside.mkdir(mode=0o755)
+                    with TreeWriter(aside, chown) as writer:
+                        parts, layer = _read(deb, key, expected, writer)
+            del deb
+        finally:
+            view.release()
+
+    def finish() -> None:
+        LayerStore(store).save(layer, pieces_of(iter(parts)))
+
+    return finish
+
+
+def check_control(deb: Deb, expected: Expected) -> dict[str, str]:
+    """Return the control fields after comparing them with the index's; raises PackageError."""
+    fields: dict[str, str] = {}
+    for line in deb.control["control"].decode("utf-8", "surrogateescape").splitlines():
+        if line[:1] not in (" ", "\t", "#", "") and ":" in line:
+            name, _, value = line.partition(":")
+            fields[name.lower()] = value.strip()
+    for name, want in (
+        ("package", expected.name),
+        ("version", expected.version),
+        ("architecture", expected.architecture),
+    ):
+        if want and fields.get(name) != want:
+            raise PackageError(
+                f"its control file says {name.capitalize()}: {fields.get(name)!r}, the index promised {want!r}",
+                where=deb.name,
+                hint="the archive is inconsistent; do not use this package",
+            )
+    return fields
+
+
+def _read(deb: Deb, key: str, expected: Expected, writer: TreeWriter | None) -> tuple[list[bytes], Layer]:
+    limit = expected.installed_size * 1024 * EXPANSION + ALLOWANCE
+    stream = deb.stream(limit)
+    builder = FrameBuilder()
+    parts: list[bytes] = []
+    names: list[str] = []
+    seen: dict[str, Entry] = {}
+    conffiles = _conffile_names(deb)
+    sums: dict[str, str] = {}
+    for entry, _written in deb.members(stream):
+        names.append("/" + (entry.path or "."))
+        entry = _placed(deb.name, entry, seen, stream)
+        if entry is None:
+            continue
+        content = b""
+        if entry.kind == FILE and entry.size:
+            content = stream.read(entry.size)
+            if len(content) != entry.size:
+                raise PackageError(f"the package is truncated in member {entry.path!r}", where=deb.name)
+        if entry.path in conffiles and entry.kind == FILE:
+            sums[entry.path] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        chunk = builder.add(entry, content)
+        seen[entry.path] = builder.entries[-1]
+        if chunk:
+            parts.append(chunk)
+        if writer is not None:
+            writer.add(entry, content)
+    layer = Layer(
+        key=key,
+        name=expected.name or deb.name,
+        entries=tuple(builder.entries),
+        control=deb.control,
+        list="".join(n + "\n" for n in names).encode("utf-8", "surrogateescape"),
+        conffiles=tuple((shown, sums[path]) for path, shown in conffiles.items() if path in sums),
+        date=deb.date,
+    )
+    return parts, layer
+
+
+def _conffile_names(deb: Deb) -> dict[str, str]:
+    """Return the conffiles (deb-conffiles(5)) by their place in the tree, each as the package writes it."""
+    names: dict[str, str] = {}
+    for line in deb.control.get("conffiles", b"").decode("utf-8", "surrogateescape").splitlines():
+        if line.startswith("/"):
+            names[merged(line.rstrip()[1:])] = line.rstrip()
+    return names
+
+
+def _placed(package: str, entry: Entry, seen: dict[str, Entry], stream: Stream) -> Entry | None:
+    """Return the entry at its place in a merged tree, or None where it adds nothing; raises PackageError."""
+    path = merged(entry.path)
+    if path in ALIASED and entry.kind == DIR:
+        path = "usr/" + path
+    base = path.rpartition("/")[2]
+    if base.startswith(".wh."):
+        raise PackageError(f"member {entry.path!r} has a name that image layers give another meaning", where=package)
+    if entry.kind in (CHAR, BLOCK) and entry.device == (0, 0):
+        raise PackageError(f"member {entry.path!r} is device 0:0, which a union reads as a removal", where=package)
+    up = parent(path)
+    while up:
+        above = seen.get(up)
+        if above is not None:
+            if above.kind == DIR:
+                break
+            raise PackageError(f"member {entry.path!r} lies below {up!r}, which is not a folder", where=package)
+        up = parent(up)
+    known = seen.get(path)
+    if known is not None:
+        if known.kind == DIR and entry.kind == DIR:
+            return None
+        raise PackageError(
+            f"it has member {entry.path!r} twice (with /bin, /sbin and /lib as links into /usr)", where=package
+        )
+    link = entry.link
+    if entry.kind == HARDLINK:
+        link = merged(link)
+        target = seen.get(link)
+        if target is not None and target.kind == HARDLINK:
+            link = target.link
+            target = seen.get(link)
+        if target is None or target.kind == DIR:
+            raise PackageError(
+                f"hard link {entry.path!r} names {entry.link!r}, which is no earlier file", where=package
+            )
+        if target.kind == SYMLINK:  # a second name of a link is a link of its own: same target, same meaning
+            return msgspec.structs.replace(target, path=path)
+    if path == entry.path and link == entry.link:
+        return entry
+    return msgspec.structs.replace(entry, path=path, link=link)
+
+
+class TreeWriter:
+    """Writes entries below a new folder that nobody else knows yet.
+
+    Parents are folders that it made itself, so no write goes through a link.
+    """
+
+    def __init__(self, root: Path, chown: Chown) -> None:
+        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._chown = chown
+        self._folders = {""}
+        self._times: list[tuple[str, int]] = []
+        self._umask = os.umask(0)
+
+    def __enter__(self) -> TreeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for path, mtime in reversed(self._times):
+                os.utime(path or ".", (mtime, mtime), dir_fd=self._root)
+        finally:
+            os.umask(self._umask)
+            os.close(self._root)
+
+    def _make_parents(self, path: str) -> None:
+        up = parent(path)
+        if up not in self._folders:
+            self._make_parents(up)
+            os.mkdir(up, 0o755, dir_fd=self._root)
+            self._folders.add(up)
+
+    def _own(self, entry: Entry) -> bool:
+        return (entry.uid or entry.gid) != 0 and max(entry.uid, entry.gid) < self._chown.limit
+
+    def add(self, entry: Entry, content: bytes) -> None:
+        """Make one member; raises OSError."""
+        path, root = entry.path, self._root
+        if parent(path) not in self._folders:
+            self._make_parents(path)
+        mtime = max(entry.mtime, 0)
+        if entry.kind == FILE:
+            fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, entry.mode, dir_fd=root
+            )
+            try:
+                if content:
+                    view = memoryview(content)
+                    while view:
+                        view = view[os.write(fd, view) :]
+                if self._own(entry):
+                    os.fchown(fd, entry.uid, entry.gid)
+                    os.fchmod(fd, entry.mode)
+                for name, value in entry.xattrs.items():
+                    os.setxattr(fd, name, value)
+                os.utime(fd, (mtime, mtime))
+            finally:
+                os.close(fd)
+            return
+        if entry.kind == DIR:
+            if path not in self._folders:
+                os.mkdir(path, entry.mode, dir_fd=root)
+                self._folders.add(path)
+            elif path:
+                os.chmod(path, entry.mode, dir_fd=root)
+            else:
+                os.fchmod(root, entry.mode)
+            self._times.append((path, mtime))
+        elif entry.kind == SYMLINK:
+            os.symlink(entry.link, path, dir_fd=root)
+        elif entry.kind == HARDLINK:
+            os.link(entry.link, path, src_dir_fd=root, dst_dir_fd=root, follow_symlinks=False)
+            return
+        elif entry.kind == FIFO:
+            os.mkfifo(path, entry.mode, dir_fd=root)
+        else:
+            import stat
+
+            kind = stat.S_IFCHR if entry.kind == CHAR else stat.S_IFBLK
+            os.mknod(path, entry.mode | kind, os.makedev(*entry.device), dir_fd=root)
+        if self._own(entry):
+            os.chown(path, entry.uid, entry.gid, dir_fd=root, follow_symlinks=False)
+            if entry.kind == DIR:
+                os.chmod(path or ".", entry.mode, dir_fd=root)
+        if entry.kind != DIR:
+            os.utime(path, (mtime, mtime), dir_fd=root, follow_symlinks=False)
+
+
+def make_tree(store: Store, layer: Layer, tag: str, chown: Chown) -> Path:
+    """Return the layer's unpacked tree for an identity, made from its frame where it is not there yet."""
+    path = tree_path(store, tag, layer.key)
+    if not path.exists():
+        layers = LayerStore(store)
+        with store.writing(f"trees-{tag}", layer.key) as aside:
+            aside.mkdir(mode=0o755)
+            with TreeWriter(aside, chown) as writer:
+                for entry, content in contents(layers, layer):
+                    writer.add(entry, content)
+    return path
+
+
+def contents(layers: LayerStore, layer: Layer) -> Iterator[tuple[Entry, bytes]]:
+    """Yield a layer's entries with their contents, read in one pass; raises StoreError."""
+    stream = Stream(raw_pieces(layers.base(layer), "zstd"))
+    for entry in layer.entries:
+        if entry.kind == FILE:
+            stream.read(entry.data - stream.offset)
+            yield entry, stream.read(entry.size)
+        else:
+            yield entry, b""
