@@ -133,32 +133,45 @@ class LayerStore:
         return open_frame(path)
 
     def _members(self, layer: Layer, keep: Collection[str] | None, epoch: int) -> Iterator[bytes]:
-        """Yield the stream's members again, less those dropped; a hard link whose target is dropped takes its place."""
+        """Yield the stream's members again, less those dropped."""
         read = _Sequential(self.base(layer)).read
-        moved: dict[str, str] = {}
-        sources = {e.path: e for e in layer.entries if e.kind == FILE}
-        for entry in layer.entries:
-            if entry.kind == DIR or (keep is not None and entry.path not in keep):
+        for entry, source in survivors(layer, keep):
+            yield header(entry, epoch if entry.mtime == NOW else min(entry.mtime, epoch))
+            if source is None or not source.size:
                 continue
-            mtime = epoch if entry.mtime == NOW else min(entry.mtime, epoch)
-            if entry.kind == HARDLINK and keep is not None and entry.link not in keep:
-                first = moved.setdefault(entry.link, entry.path)
-                if first == entry.path:
-                    source = sources[entry.link]
-                    whole = msgspec.structs.replace(source, path=entry.path)
-                    content = read_range(self.base(layer), "zstd", source.data, source.size)
-                    yield b"".join((header(whole, mtime), content, padding(len(content))))
-                else:
-                    yield header(msgspec.structs.replace(entry, link=first), mtime)
+            if source.path != entry.path:  # out of the stream's order
+                content = read_range(self.base(layer), "zstd", source.data, source.size)
+                yield content + padding(len(content))
                 continue
-            yield header(entry, mtime)
-            if entry.kind == FILE and entry.size:
-                left, offset = entry.size, entry.data
-                while left:
-                    part = read(offset, min(left, 1 << 22))
-                    left -= len(part)
-                    offset += len(part)
-                    yield part if left else part + padding(entry.size)
+            left, offset = source.size, source.data
+            while left:
+                part = read(offset, min(left, 1 << 22))
+                left -= len(part)
+                offset += len(part)
+                yield part if left else part + padding(source.size)
+
+
+def survivors(layer: Layer, keep: Collection[str] | None) -> Iterator[tuple[Entry, Entry | None]]:
+    """Yield the entries of a layer's stream that are kept, each file with the entry that holds its content.
+
+    keep: paths; None for all. A hard link whose file is dropped takes the file's place, and the next ones name it.
+    """
+    moved: dict[str, str] = {}
+    sources: dict[str, Entry] = {}
+    for entry in layer.entries:
+        if entry.kind == FILE:
+            sources[entry.path] = entry
+        if entry.kind == DIR or (keep is not None and entry.path not in keep):
+            continue
+        if entry.kind == HARDLINK and keep is not None and entry.link not in keep:
+            first = moved.setdefault(entry.link, entry.path)
+            if first == entry.path:
+                source = sources[entry.link]
+                yield msgspec.structs.replace(source, path=entry.path), source
+            else:
+                yield msgspec.structs.replace(entry, link=first), None
+        else:
+            yield entry, entry if entry.kind == FILE else None
 
 
 class _Sequential:

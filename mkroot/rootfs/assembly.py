@@ -1,0 +1,348 @@
+"""A finished root, and its tar stream joined from frames that are ready.
+
+The stream holds all folders first, then each package's members in the packages' order, then what was written: by the
+configuration stages and by the recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
+
+import msgspec
+
+from mkroot.errors import RootfsError, StoreError
+from mkroot.rootfs.tree import Tree
+from mkroot.store.frame import Frame, Piece, compressor, decompressor, pieces_of, raw_pieces, read_piece
+from mkroot.store.layer import NOW, Layer, LayerStore, survivors
+from mkroot.store.unpack import contents
+from mkroot.tar.entry import DIR, FILE, Entry, parent
+from mkroot.tar.write import END, header
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """A tar stream that was written.
+
+    digest: `sha256:…` of the bytes written. size: bytes. diff_id: `sha256:…` of the uncompressed stream. raw: its bytes.
+    """
+
+    digest: str
+    size: int
+    diff_id: str
+    raw: int
+
+
+class Group(msgspec.Struct, frozen=True):
+    """The layers of a root that go into one tar stream.
+
+    name: the source package, or what else it holds. packages: names. layers: indices into the tree's layers.
+    comment: a sentence for an image's history. rest: whether it also carries what no other group has.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    layers: tuple[int, ...]
+    comment: str
+    rest: bool
+
+
+class Assembly:
+    """A finished root: tree, contents and epoch. Everything it gives out depends on these alone.
+
+    epoch: seconds; no member's mtime is later. sources: source package by the name of the binary package.
+    """
+
+    def __init__(self, tree: Tree, layers: LayerStore, epoch: int, sources: Mapping[str, str] | None = None) -> None:
+        self.tree = tree
+        self.layers = layers
+        self.epoch = epoch
+        self.sources = dict(sources or {})
+        if any(node.layer < 0 for node in tree.nodes.values()):
+            raise RootfsError("a root with unsaved writes cannot be assembled")
+        keep: list[set[str]] = [set() for _ in tree.layers]
+        for path, node in tree.nodes.items():
+            keep[node.layer].add(path)
+        self._keep = keep
+
+    def _kept(self, index: int) -> set[str] | None:
+        layer, keep = self.tree.layers[index], self._keep[index]
+        return None if all(e.path in keep for e in layer.entries if e.kind != DIR) else keep
+
+    def _time(self, entry: Entry) -> Entry:
+        mtime = self.epoch if entry.mtime == NOW else min(entry.mtime, self.epoch)
+        return entry if mtime == entry.mtime else msgspec.structs.replace(entry, mtime=mtime)
+
+    def entries(self) -> list[Entry]:
+        """Return every path of the root in order, with final times and hard links that name a file of the root."""
+        found = [self._time(n.entry) for n in self.tree.nodes.values() if n.entry.kind == DIR]
+        for index, layer in enumerate(self.tree.layers):
+            found.extend(self._time(entry) for entry, _ in survivors(layer, self._keep[index]))
+        found.sort(key=lambda e: e.path.split("/"))
+        return found
+
+    def read(self, path: str) -> bytes:
+        """Return a regular file's content, links followed inside the root; raises RootfsError."""
+        return self.tree.read(path)
+
+    def files(self) -> Iterator[tuple[Entry, bytes]]:
+        """Yield every entry with its content (empty where it has none): folders first, then layer by layer."""
+        for path in sorted(self.tree.nodes):
+            entry = self.tree.nodes[path].entry
+            if entry.kind == DIR:
+                yield self._time(entry), b""
+        for index, layer in enumerate(self.tree.layers):
+            keep = self._keep[index]
+            held: dict[str, bytes] = {}
+            wanted = {
+                source.path: entry for entry, source in survivors(layer, keep) if source and source.path != entry.path
+            }
+            for entry, content in contents(self.layers, layer):
+                if entry.kind == FILE and entry.path in wanted:
+                    held[entry.path] = content
+                elif entry.kind == FILE and entry.path in keep:
+                    yield self._time(entry), content
+            for entry, source in survivors(layer, keep):
+                if source is None or source.path != entry.path:
+                    yield self._time(entry), held[source.path] if source else b""
+
+    def groups(self, by: str, budget: int | None = None) -> list[Group]:
+        """Return the groups of layers that become an image's layers, at most `budget` of them.
+
+        by: "single", or "source": one group for each of the biggest source packages, one for the other packages, and
+        last what was written.
+        """
+        layers = self.tree.layers
+        everything = tuple(range(len(layers)))
+        packages = tuple(n.name for n in layers if n.control)
+        if by == "single":
+            return [Group("root", packages, everything, "the whole root", True)]
+        budget = 10 if budget is None else budget
+        by_source: dict[str, list[int]] = {}
+        for index in everything:
+            if layers[index].control:
+                by_source.setdefault(self.sources.get(layers[index].name, layers[index].name), []).append(index)
+        size = {s: sum(e.size for i in found for e in layers[i].entries) for s, found in by_source.items()}
+        ranked = sorted(by_source, key=lambda s: (-size[s], s))
+        own = ranked if len(ranked) <= budget - 1 else ranked[: max(budget - 2, 0)]
+        groups = [
+            Group(s, tuple(layers[i].name for i in by_source[s]), tuple(by_source[s]), f"source package {s}", False)
+            for s in own
+        ]
+        if others := sorted(i for s in ranked[len(own) :] for i in by_source[s]):
+            names = tuple(layers[i].name for i in others)
+            groups.append(Group("others", names, tuple(others), f"{len(others)} other packages", False))
+        if budget < 2:
+            return [Group("root", packages, everything, "the whole root", True)]
+        tops = tuple(i for i in everything if not layers[i].control)
+        return [*groups, Group("written", (), tops, "configuration", True)]
+
+    def _folders(self, group: Group | None) -> list[Entry]:
+        nodes = self.tree.nodes
+        if group is None or len(group.layers) == len(self.tree.layers):
+            return [self._time(nodes[p].entry) for p in sorted(nodes) if nodes[p].entry.kind == DIR]
+        if not group.rest:
+            return self._own_folders(group.layers)
+        shown: dict[str, Entry] = {}
+        tops = set(group.layers)
+        for other in self._below(tops):
+            shown.update((e.path, e) for e in self._own_folders(other))
+        needed = {p for index in tops for path in self._keep[index] for p in _above(path)}
+        return [
+            entry
+            for p in sorted(nodes)
+            if nodes[p].entry.kind == DIR and ((entry := self._time(nodes[p].entry)) != shown.get(p) or p in needed)
+        ]
+
+    def _below(self, tops: set[int]) -> list[tuple[int, ...]]:
+        """Return the layers that stand below `tops`, one tuple for all: their folders as the last group shows them."""
+        return [tuple(i for i in range(len(self.tree.layers)) if i not in tops)]
+
+    def _own_folders(self, layers: tuple[int, ...]) -> list[Entry]:
+        """Return the folders that these packages bring, the first one's word for each: nothing of other layers."""
+        found: dict[str, Entry] = {}
+        for index in layers:
+            for e in self.tree.layers[index].entries:
+                node = self.tree.nodes.get(e.path)
+                if e.kind == DIR and node is not None and node.entry.kind == DIR:
+                    found.setdefault(e.path, self._time(e))
+        return [found[p] for p in sorted(found)]
+
+    def _status_part(self, group: Group | None) -> bytes:
+        """Return a group's own part of dpkg's database, which the last group's whole one replaces."""
+        if group is None or group.rest or "var/lib/dpkg/status" not in self.tree.nodes:
+            return b""
+        names = {n.encode() for n in group.packages}
+        stanzas = self.tree.read("var/lib/dpkg/status").split(b"\n\n")
+        mine = [s for s in stanzas if s.partition(b"\n")[0].removeprefix(b"Package: ") in names]
+        content = b"".join(s.strip(b"\n") + b"\n\n" for s in mine)
+        entry = Entry("var/lib/dpkg/status", FILE, 0o644, mtime=self.epoch, size=len(content))
+        return header(entry) + content + bytes(-len(content) % 512)
+
+    def _head(self, group: Group | None) -> bytes:
+        return b"".join(header(e) for e in self._folders(group)) + self._status_part(group)
+
+    def _indices(self, group: Group | None) -> tuple[int, ...]:
+        return tuple(range(len(self.tree.layers))) if group is None else group.layers
+
+    def raw(self, group: Group | None = None) -> Iterator[bytes]:
+        """Yield the uncompressed tar stream, its end mark included."""
+        yield self._head(group)
+        for index in self._indices(group):
+            yield from raw_pieces(self._frame(index, "zstd"), "zstd")
+        yield END
+
+    def _frame(self, index: int, codec: str) -> Frame:
+        return self.layers.frame(self.tree.layers[index], codec, self._kept(index), self.epoch)
+
+    def write(self, out: BinaryIO, codec: str, group: Group | None = None, *, single_stream: bool = False) -> Blob:
+        """Write a group's tar stream (the whole root: None) and return what it is.
+
+        codec: "zstd", "gzip" or "none". single_stream: one compressed stream instead of joined frames.
+        Raises StoreError where the store is damaged, OSError where `out` cannot be written.
+        """
+        if codec == "none":
+            return _write_plain(out, self.raw(group))
+        if single_stream:
+            return _write_single(out, codec, self.raw(group))
+        compress = compressor(codec)
+        head = [(compress(p), len(p)) for p in pieces_of(iter((self._head(group),))) if p]
+        frames = [self._frame(i, codec) for i in self._indices(group)]
+        end = compress(END)
+        return self._join(out, codec, head, frames, end)
+
+    def _join(self, out: BinaryIO, codec: str, head: list[tuple[bytes, int]], frames: list[Frame], end: bytes) -> Blob:
+        whole = hashlib.sha256()
+        inputs = hashlib.sha256(codec.encode())
+        size = 0
+        for data, _ in head:
+            inputs.update(hashlib.sha256(data).digest())
+            whole.update(data)
+            size += out.write(data)
+        for frame in frames:
+            for piece in frame.pieces:
+                inputs.update(bytes.fromhex(piece.sha256))
+            with open(frame.path, "rb", buffering=0) as f:
+                left = frame.size
+                while left:
+                    data = f.read(min(left, 1 << 22))
+                    if not data:
+                        raise StoreError("a store entry became shorter", where=str(frame.path))
+                    whole.update(data)
+                    out.write(data)
+                    left -= len(data)
+                size += frame.size
+        whole.update(end)
+        size += out.write(end)
+        digest = "sha256:" + whole.hexdigest()
+        raw = sum(n for _, n in head) + sum(f.raw for f in frames) + len(END)
+        return Blob(digest, size, self._diff_id(inputs.hexdigest(), digest, codec, head, frames), raw)
+
+    def _diff_id(self, key: str, digest: str, codec: str, head: list[tuple[bytes, int]], frames: list[Frame]) -> str:
+        """Return the digest of the uncompressed stream: known for this list of pieces, or hashed now.
+
+        What is known also says what the joined bytes' digest must be: a damaged frame shows here, at no cost.
+        """
+        store = self.layers.store
+        path = store.path("joined", key)
+        try:
+            known_digest, diff_id = path.read_text().split()
+        except (OSError, ValueError):
+            diff_id = ""
+        if diff_id:
+            if known_digest == digest:
+                return diff_id
+            _check(frames)
+        _check(frames)
+        h = hashlib.sha256()
+        for raw in _unpacked(codec, head, frames):
+            h.update(raw)
+        h.update(END)
+        diff_id = "sha256:" + h.hexdigest()
+        with store.writing("joined", key, sync=False) as aside:
+            aside.write_text(f"{digest} {diff_id}\n")
+        return diff_id
+
+
+def _check(frames: list[Frame]) -> None:
+    """Raise StoreError for the first piece that does not match its digest."""
+    for frame in frames:
+        with open(frame.path, "rb", buffering=0) as f:
+            for piece in frame.pieces:
+                read_piece(frame, piece, f.fileno())
+
+
+def _unpacked(codec: str, head: list[tuple[bytes, int]], frames: list[Frame]) -> Iterator[bytes]:
+    """Yield each piece uncompressed, in order; two threads unpack ahead (the codecs run without the GIL)."""
+
+    def one(frame: Frame, piece: Piece) -> bytes:
+        with open(frame.path, "rb", buffering=0) as f:
+            f.seek(piece.offset)
+            return decompressor(codec)(f.read(piece.size), piece.raw)
+
+    for data, size in head:
+        yield decompressor(codec)(data, size)
+    ahead: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(2) as pool:
+        for frame in frames:
+            for piece in frame.pieces:
+                ahead.append(pool.submit(one, frame, piece))
+                if len(ahead) > 4:
+                    yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _write_plain(out: BinaryIO, raws: Iterator[bytes]) -> Blob:
+    h = hashlib.sha256()
+    size = 0
+    for raw in raws:
+        h.update(raw)
+        size += out.write(raw)
+    digest = "sha256:" + h.hexdigest()
+    return Blob(digest, size, digest, size)
+
+
+def _write_single(out: BinaryIO, codec: str, raws: Iterator[bytes]) -> Blob:
+    plain, packed = hashlib.sha256(), hashlib.sha256()
+    raw_size = size = 0
+    finish: Callable[[], bytes]
+    if codec == "zstd":
+        import zstandard
+
+        stream = zstandard.ZstdCompressor(level=3).compressobj()
+        pack, finish = stream.compress, stream.flush
+    else:
+        import deflate
+
+        held: list[bytes] = []
+
+        def pack(data: bytes) -> bytes:
+            held.append(data)
+            return b""
+
+        def finish() -> bytes:
+            return bytes(deflate.gzip_compress(b"".join(held), 6))
+
+    for raw in raws:
+        plain.update(raw)
+        raw_size += len(raw)
+        data = pack(raw)
+        packed.update(data)
+        size += out.write(data)
+    data = finish()
+    packed.update(data)
+    size += out.write(data)
+    return Blob("sha256:" + packed.hexdigest(), size, "sha256:" + plain.hexdigest(), raw_size)
+
+
+def _above(path: str) -> Iterator[str]:
+    while path := parent(path):
+        yield path
+
+
+def package_layers(tree: Tree) -> Iterator[Layer]:
+    """Yield the layers that are packages, in order."""
+    return (layer for layer in tree.layers if layer.control)
