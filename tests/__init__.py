@@ -1,0 +1,1 @@
+"""The tests: unit (fast, offline) and integration (real archives, real tools)."""
