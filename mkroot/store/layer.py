@@ -29,8 +29,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     entries: its members in order; a FILE's `data` is the offset of its content in the frame's uncompressed stream.
     removed: paths below it that are gone. opaque: folders below it whose content is gone.
     origins: for what a stage wrote, which step wrote each path.
-    control: a package's control files. list: the paths as its archive names them, as dpkg's `info/*.list` has them.
-    conffiles: path and MD5 of each. date: seconds since 1970 at which a package was built.
+    control: a package's control files. conffiles: path and MD5 of each. date: seconds since 1970 at which a package was built.
     """
 
     key: str
@@ -40,7 +39,6 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     opaque: tuple[str, ...] = ()
     origins: dict[str, str] = {}
     control: dict[str, bytes] = {}
-    list: bytes = b""
     conffiles: tuple[tuple[str, str], ...] = ()
     date: int = 0
 

@@ -22,6 +22,9 @@ from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, En
 from mkroot.tar.stream import Stream
 
 ALIASED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32")  # top-level links into usr/
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-:~")
+INFO = "var/lib/dpkg/info"
+SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
 EXPANSION = 8  # the data archive may be this many times Installed-Size,
 ALLOWANCE = 64 << 20  # … and this many bytes, before it is called a bomb
 PENDING = 128 << 20  # bytes of tar stream that a worker keeps to compress later
@@ -83,13 +86,22 @@ def unpack(store: Store, deb_path: Path, expected: Expected, tag: str | None, ch
     return finish
 
 
-def check_control(deb: Deb, expected: Expected) -> dict[str, str]:
-    """Return the control fields after comparing them with the index's; raises PackageError."""
+def control_fields(text: bytes) -> dict[str, str]:
+    """Return a control file's fields by lower-case name, each value's first line (Policy 5.1)."""
     fields: dict[str, str] = {}
-    for line in deb.control["control"].decode("utf-8", "surrogateescape").splitlines():
+    for line in text.decode("utf-8", "surrogateescape").splitlines():
         if line[:1] not in (" ", "\t", "#", "") and ":" in line:
             name, _, value = line.partition(":")
             fields[name.lower()] = value.strip()
+    for name in ("package", "version", "architecture"):
+        if not fields.get(name) or not set(fields[name]) <= NAME_CHARACTERS:
+            raise PackageError(f"its control file has no usable {name.capitalize()} field")
+    return fields
+
+
+def check_control(deb: Deb, expected: Expected) -> dict[str, str]:
+    """Return the control fields after comparing them with the index's; raises PackageError."""
+    fields = control_fields(deb.control["control"])
     for name, want in (
         ("package", expected.name),
         ("version", expected.version),
@@ -131,16 +143,46 @@ def _read(deb: Deb, key: str, expected: Expected, writer: TreeWriter | None) -> 
             parts.append(chunk)
         if writer is not None:
             writer.add(entry, content)
+    for entry, content in _info(deb, names, seen):
+        chunk = builder.add(entry, content)
+        if chunk:
+            parts.append(chunk)
+        if writer is not None:
+            writer.add(entry, content)
     layer = Layer(
         key=key,
         name=expected.name or deb.name,
         entries=tuple(builder.entries),
         control=deb.control,
-        list="".join(n + "\n" for n in names).encode("utf-8", "surrogateescape"),
         conffiles=tuple((shown, sums[path]) for path, shown in conffiles.items() if path in sums),
         date=deb.date,
     )
     return parts, layer
+
+
+def info_name(fields: dict[str, str]) -> str:
+    """Return the name of a package in dpkg's database: with its architecture where it may be there several times."""
+    return f"{fields['package']}:{fields['architecture']}" if fields.get("multi-arch") == "same" else fields["package"]
+
+
+def _info(deb: Deb, names: list[str], seen: dict[str, Entry]) -> Iterator[tuple[Entry, bytes]]:
+    """Yield the files that dpkg would keep of the package under INFO: its control files and the list of its names."""
+    up = ""
+    for part in INFO.split("/"):
+        up = f"{up}/{part}" if up else part
+        if up not in seen:
+            yield Entry(up, DIR, 0o755, mtime=deb.date), b""
+        elif seen[up].kind != DIR:
+            raise PackageError(f"member {up!r} stands where dpkg's database is", where=deb.name)
+    files = {name: data for name, data in deb.control.items() if name != "control"}
+    files["list"] = "".join(n + "\n" for n in names).encode("utf-8", "surrogateescape")
+    stem = info_name(control_fields(deb.control["control"]))
+    for name in sorted(files):
+        path = f"{INFO}/{stem}.{name}"
+        if path in seen:
+            raise PackageError(f"member {path!r} stands where dpkg's database is", where=deb.name)
+        mode = 0o755 if name in SCRIPTS else 0o644
+        yield Entry(path, FILE, mode, mtime=deb.date, size=len(files[name])), files[name]
 
 
 def _conffile_names(deb: Deb) -> dict[str, str]:

@@ -1,0 +1,135 @@
+"""What dpkg's database must say of packages that are unpacked and not yet configured (dpkg(1), deb-triggers(5))."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mkroot.store.layer import Layer
+from mkroot.store.unpack import control_fields, info_name
+
+ADMIN = "var/lib/dpkg"
+STATUS = ADMIN + "/status"
+TRIGGERS = ADMIN + "/triggers"
+
+
+class Interest(msgspec.Struct, frozen=True):
+    """A trigger that a package waits for. name: a path, or an explicit trigger. noawait: nobody waits for it."""
+
+    name: str
+    package: str
+    noawait: bool
+
+
+def unpacked_stanza(layer: Layer) -> bytes:
+    """Return the status stanza of a package that was unpacked: its control fields, its state and its conffiles.
+
+    The conffiles stand under their final names already, so each is listed with its digest, as configured ones are.
+    """
+    lines = [line for line in layer.control["control"].strip(b"\n").split(b"\n") if not line.startswith(b"#")]
+    head = [lines[0]] if lines[0].lower().startswith(b"package:") else []
+    rest = lines[len(head) :]
+    state = [b"Status: install ok unpacked"]
+    conffiles = []
+    if layer.conffiles:
+        conffiles = [b"Conffiles:"]
+        for path, md5 in layer.conffiles:
+            conffiles.append(f" {path} {md5}".encode("utf-8", "surrogateescape"))
+    return b"\n".join([*head, *state, *rest, *conffiles]) + b"\n"
+
+
+def stanzas(status: bytes) -> list[bytes]:
+    """Split a status file into its stanzas, each ending with a newline."""
+    return [s.strip(b"\n") + b"\n" for s in status.split(b"\n\n") if s.strip()]
+
+
+def states(status: bytes) -> dict[str, str]:
+    """Return each package's state (the third word of Status) by name and architecture, `name:arch`."""
+    found: dict[str, str] = {}
+    for stanza in stanzas(status):
+        fields = {}
+        for line in stanza.split(b"\n"):
+            name, colon, value = line.partition(b":")
+            if colon and name in (b"Package", b"Status", b"Architecture"):
+                fields[name] = value.strip().decode()
+        if b"Package" in fields:
+            key = f"{fields[b'Package']}:{fields.get(b'Architecture', '')}"
+            found[key] = fields.get(b"Status", "").rpartition(" ")[2]
+    return found
+
+
+def _directives(layer: Layer) -> list[tuple[str, str]]:
+    text = layer.control.get("triggers", b"").decode("utf-8", "surrogateescape")
+    words = (line.partition("#")[0].split() for line in text.splitlines())
+    return [(w[0], w[1]) for w in words if len(w) == 2]
+
+
+def interests(layers: list[Layer]) -> list[Interest]:
+    """Return what packages wait for, in order."""
+    found = []
+    for layer in layers:
+        package = info_name(control_fields(layer.control["control"]))
+        for directive, name in _directives(layer):
+            if directive in ("interest", "interest-await", "interest-noawait"):
+                found.append(Interest(name, package, directive == "interest-noawait"))
+    return found
+
+
+def trigger_files(waiting: list[Interest]) -> dict[str, bytes]:
+    """Return the files of dpkg's trigger database by path."""
+    by_name: dict[str, list[str]] = {}
+    paths: list[str] = []
+    for interest in waiting:
+        mark = interest.package + ("/noawait" if interest.noawait else "")
+        if interest.name.startswith("/"):
+            paths.append(f"{interest.name} {mark}")
+        else:
+            by_name.setdefault(interest.name, []).append(mark)
+    files = {f"{TRIGGERS}/{n}": "".join(m + "\n" for m in by_name[n]).encode() for n in sorted(by_name)}
+    files[f"{TRIGGERS}/File"] = "".join(p + "\n" for p in paths).encode()
+    files[f"{TRIGGERS}/Unincorp"] = b""
+    return files
+
+
+def activated(layers: list[Layer], waiting: list[Interest]) -> dict[str, list[str]]:
+    """Return the triggers that unpacking `layers` activates, by the package that waits for them, in order.
+
+    A path trigger is activated by every path at or below it; an explicit one by an `activate` directive.
+    """
+    explicit = {n for layer in layers for d, n in _directives(layer) if d.startswith("activate")}
+    found: dict[str, list[str]] = {}
+    for interest in waiting:
+        name = interest.name
+        if name.startswith("/"):
+            path = name.lstrip("/")
+            hit = any(e.path == path or e.path.startswith(path + "/") for layer in layers for e in layer.entries)
+        else:
+            hit = name in explicit
+        if hit and name not in found.setdefault(interest.package, []):
+            found[interest.package].append(name)
+    return {package: names for package, names in found.items() if names}
+
+
+def with_pending(stanza: bytes, names: list[str]) -> bytes:
+    """Return an installed package's stanza with triggers that it has yet to process."""
+    lines = []
+    for line in stanza.rstrip(b"\n").split(b"\n"):
+        if line == b"Status: install ok installed":
+            line = b"Status: install ok triggers-pending"
+        lines.append(line)
+    lines.append(b"Triggers-Pending: " + " ".join(names).encode())
+    return b"\n".join(lines) + b"\n"
+
+
+def status_file(before: bytes, layers: list[Layer], waiting: list[Interest]) -> bytes:
+    """Return the status file after unpacking `layers` on top of what `before` says is installed.
+
+    waiting: what the packages installed before wait for.
+    """
+    pending = activated(layers, waiting)
+    out = []
+    for stanza in stanzas(before):
+        fields = control_fields(stanza)
+        names = pending.get(info_name(fields))
+        out.append(with_pending(stanza, names) if names else stanza)
+    out.extend(unpacked_stanza(layer) for layer in layers)
+    return b"\n".join(out)

@@ -1,0 +1,150 @@
+"""Merges packages into the tree as dpkg would unpack them one after the other (dpkg(1), Policy 6.6 and 7.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from mkroot.errors import RootfsError
+from mkroot.rootfs.tree import Node, Tree
+from mkroot.store.layer import Layer
+from mkroot.store.unpack import ALIASED
+from mkroot.tar.entry import DIR, FILE, HARDLINK, SYMLINK, Entry, parent
+
+Replaces = Callable[[str, str], bool]
+"""Tells whether the package of the first name declares that it replaces files of the second."""
+
+
+class Diversion(msgspec.Struct, frozen=True):
+    """A path that a package has diverted (dpkg-divert(1)). by: the package, or ":" for the administrator."""
+
+    path: str
+    to: str
+    by: str
+
+
+def diversions(text: bytes) -> dict[str, Diversion]:
+    """Parse dpkg's `diversions` file: three lines each, path, place and package."""
+    lines = text.decode("utf-8", "surrogateescape").splitlines()
+    found = (
+        Diversion(lines[i].lstrip("/"), lines[i + 1].lstrip("/"), lines[i + 2]) for i in range(0, len(lines) - 2, 3)
+    )
+    return {d.path: d for d in found}
+
+
+class Merge:
+    """Adds packages to a tree and notes where an overlay of their own trees would show something else.
+
+    fixed: the paths to put right in a layer above them.
+    """
+
+    def __init__(self, tree: Tree, replaces: Replaces, diverted: Mapping[str, Diversion]) -> None:
+        self.tree = tree
+        self.fixed: set[str] = set()
+        self._replaces = replaces
+        self._diverted = diverted
+
+    def add(self, layer: Layer) -> None:
+        """Unpack one package in memory; raises RootfsError naming both packages where they claim one path."""
+        tree = self.tree
+        nodes = tree.nodes
+        index = tree.add_layer(layer)
+        for entry in layer.entries:
+            path = entry.path
+            if path in self._diverted and self._diverted[path].by != layer.name:
+                entry = self._moved(entry, self._diverted[path].to)
+                path = entry.path
+            up = parent(path)
+            if up:
+                above = nodes.get(up)
+                if above is None or above.entry.kind != DIR:
+                    entry = self._placed(entry, layer, index)
+                    path = entry.path
+            old = nodes.get(path)
+            if old is None:
+                nodes[path] = Node(entry, index)
+            elif entry.kind == DIR and old.entry.kind == DIR:
+                continue
+            elif self._takes(entry, old, layer):
+                nodes[path] = Node(entry, index)
+
+    def _moved(self, entry: Entry, path: str) -> Entry:
+        self.fixed.update((entry.path, path))
+        return msgspec.structs.replace(entry, path=path)
+
+    def _placed(self, entry: Entry, layer: Layer, index: int) -> Entry:
+        """Return an entry whose folder is not there as such: below a link it goes where the link leads."""
+        up = parent(entry.path)
+        place = self.tree.resolve(up)
+        if place != up:
+            self.fixed.add(up)
+            entry = self._moved(entry, f"{place}/{entry.path.rpartition('/')[2]}".lstrip("/"))
+        missing = []
+        while place and (node := self.tree.nodes.get(place)) is None:
+            missing.append(place)
+            place = parent(place)
+        if place and node is not None and node.entry.kind != DIR:
+            raise RootfsError(
+                f"package {layer.name} has /{entry.path}, but /{place} of {self._owner(node)} is not a folder"
+            )
+        for folder in reversed(missing):
+            self.tree.nodes[folder] = Node(Entry(folder, DIR, 0o755, mtime=layer.date), index)
+        return entry
+
+    def _owner(self, node: Node) -> str:
+        layer = self.tree.layers[node.layer]
+        return f"package {layer.name}" if layer.control else layer.name
+
+    def _takes(self, entry: Entry, old: Node, layer: Layer) -> bool:
+        """Tell whether the new entry takes the place of the old one; raises RootfsError on a conflict."""
+        path = entry.path
+        other = self.tree.layers[old.layer]
+        if entry.kind == DIR and old.entry.kind == SYMLINK:
+            # a link that leads to a folder stays, and what is in the folder goes through it (Policy 6.6)
+            target = self.tree.get(path)
+            if target is not None and target.kind == DIR:
+                self.fixed.add(path)
+                return False
+        if entry.kind == SYMLINK and old.entry.kind == DIR:
+            if path in ALIASED or self.tree.resolve(self._target(entry)) == path:
+                self.fixed.add(path)
+                return False
+        elif DIR not in (entry.kind, old.entry.kind):
+            if not other.control:  # what a script or the recipe wrote before: dpkg replaces it
+                self.fixed.add(path)
+                return True
+            if self._replaces(layer.name, other.name):
+                self.fixed.add(path)
+                return True
+            if self._replaces(other.name, layer.name):
+                self.fixed.add(path)
+                return False
+            if self._same(entry, old, layer):
+                return False
+        raise RootfsError(
+            f"packages {other.name} and {layer.name} both have /{path}, and neither replaces the other's files",
+            hint="leave one of them out of `packages.include`, or report the conflict to the distribution",
+        )
+
+    def _target(self, entry: Entry) -> str:
+        return entry.link if entry.link.startswith("/") else f"{parent(entry.path)}/{entry.link}"
+
+    def _same(self, entry: Entry, old: Node, layer: Layer) -> bool:
+        """Tell whether two instances of one Multi-Arch: same package share a file that is equal (dpkg(1))."""
+        other = self.tree.layers[old.layer]
+        if other.name != layer.name:
+            return False
+        if entry.kind == FILE and old.entry.kind == FILE:
+            return entry.sha256 == old.entry.sha256
+        return entry.kind == old.entry.kind and (entry.kind in (HARDLINK, SYMLINK)) and entry.link == old.entry.link
+
+
+def alias_links(tree: Tree) -> list[Entry]:
+    """Return the merged-/usr links that no package brings and that something in the tree needs."""
+    needed = []
+    for name in ALIASED:
+        folder = tree.nodes.get("usr/" + name)
+        if name not in tree.nodes and folder is not None and folder.entry.kind == DIR:
+            needed.append(Entry(name, SYMLINK, 0o777, link="usr/" + name))
+    return needed

@@ -1,0 +1,207 @@
+"""Processes that unpack packages side by side.
+
+They are forked before any thread exists, end with their parent whatever ends it, and leave Ctrl-C to it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import select
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mkroot.errors import MkrootError, PackageError
+from mkroot.store.layer import LayerStore
+from mkroot.store.store import Store
+from mkroot.store.unpack import PENDING, Chown, Expected, layer_key, unpack
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Job:
+    """One package to unpack."""
+
+    __slots__ = ("deb", "expected", "tag")
+
+    def __init__(self, deb: Path, expected: Expected, tag: str | None) -> None:
+        self.deb = deb
+        self.expected = expected
+        self.tag = tag
+
+
+class Unpackers:
+    """Unpacks packages in as many processes as there are processors.
+
+    `put` a job; `done` yields the digests of packages whose trees are complete; `finish` waits for the frames, too.
+    """
+
+    def __init__(self, store: Store, chown: Chown, count: int | None = None) -> None:
+        self._workers: list[_Worker] = []
+        self._waiting: deque[Job] = deque()
+        for _ in range(count or len(os.sched_getaffinity(0))):
+            self._workers.append(_Worker(store, chown, [w.socket for w in self._workers]))
+
+    def put(self, job: Job) -> None:
+        """Queue a job and hand it out when a worker is idle; raises what a worker reported."""
+        self._waiting.append(job)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if not self._waiting:
+                return
+            if worker.load < 2:  # one at work, one at hand
+                worker.send(("unpack", self._waiting.popleft()))
+                worker.load += 1
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether a job has not been reported yet."""
+        return bool(self._waiting) or any(w.load for w in self._workers)
+
+    def done(self, timeout: float | None = 0) -> Iterator[str]:
+        """Yield the SHA-256 of each package whose tree has become complete; wait up to `timeout` seconds for one.
+
+        Raises the error of a package that was refused.
+        """
+        fds = {w.socket.fileno(): w for w in self._workers if w.load}
+        ready, _, _ = select.select(list(fds), [], [], timeout) if fds else ([], [], [])
+        for fd in ready:
+            worker = fds[fd]
+            answer = worker.receive()
+            worker.load -= 1
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+        self._hand_out()
+
+    def finish(self) -> None:
+        """Let the workers compress what is left, wait for them, and end them; raises what they reported."""
+        for worker in self._workers:
+            worker.send(("finish", None))
+        errors = [answer for w in self._workers if isinstance(answer := w.receive(), BaseException)]
+        self.stop()
+        if errors:
+            raise errors[0]
+
+    def stop(self) -> None:
+        """End the workers at once; what they had not finished leaves no entry."""
+        for worker in self._workers:
+            worker.end()
+        self._workers = []
+
+
+class _Worker:
+    def __init__(self, store: Store, chown: Chown, others: list[Any]) -> None:
+        import socket
+
+        self.load = 0
+        self.socket, theirs = socket.socketpair()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                for other in [*others, self.socket]:
+                    other.close()
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                if os.getppid() == parent:
+                    _serve(theirs, store, chown)
+                    status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+
+    def send(self, message: object) -> None:
+        data = pickle.dumps(message)
+        self.socket.sendall(len(data).to_bytes(4, "little") + data)
+
+    def receive(self) -> Any:
+        return _receive(self.socket)
+
+    def end(self) -> None:
+        self.socket.close()
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def _receive(connection: Any) -> Any:
+    head = _exactly(connection, 4)
+    return pickle.loads(_exactly(connection, int.from_bytes(head, "little")))
+
+
+def _exactly(connection: Any, size: int) -> bytes:
+    parts = []
+    while size:
+        data = connection.recv(min(size, 1 << 20))
+        if not data:
+            raise PackageError(
+                "a process that unpacks packages ended unexpectedly", hint="is the machine out of memory? see `dmesg`"
+            )
+        parts.append(data)
+        size -= len(data)
+    return b"".join(parts)
+
+
+def _serve(connection: Any, store: Store, chown: Chown) -> None:
+    """Answer jobs until `finish`: the tree first; compressing waits while there are trees to make and memory allows."""
+    pending: deque[tuple[int, Callable[[], None]]] = deque()
+    held = 0
+    failed: BaseException | None = None
+
+    def answer(value: object) -> None:
+        data = pickle.dumps(value)
+        connection.sendall(len(data).to_bytes(4, "little") + data)
+
+    while True:
+        while pending and (held > PENDING or not select.select([connection], [], [], 0)[0]):
+            size, finish = pending.popleft()
+            held -= size
+            try:
+                finish()
+            except BaseException as e:
+                failed = _portable(e)
+        try:
+            kind, job = _receive(connection)
+        except PackageError:
+            return
+        if kind == "finish":
+            for _, finish in pending:
+                try:
+                    finish()
+                except BaseException as e:
+                    failed = _portable(e)
+            answer(failed)
+            return
+        try:
+            size = job.deb.stat().st_size * 4
+            pending.append((size, unpack(store, job.deb, job.expected, job.tag, chown)))
+            held += size
+            answer(job.expected.sha256)
+        except BaseException as e:
+            answer(_portable(e))
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return an error that the parent can raise: mkroot's own as it is, others told in words."""
+    if isinstance(error, MkrootError):
+        return error
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, error.filename)
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def missing(store: Store, sha256s: list[str], tag: str | None) -> list[str]:
+    """Return the digests of the packages that the store has no layer of."""
+    layers = LayerStore(store)
+    return [s for s in sha256s if not layers.has(layer_key(s))]
