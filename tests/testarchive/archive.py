@@ -222,10 +222,10 @@ class Archive:
         for component in suite.components:
             folders = [*suite.architectures, *(["all"] if suite.index_all else [])]
             for architecture in folders:
-                text = self._packages(suite, component, architecture).encode()
+                packages = self._packages(suite, component, architecture).encode()
                 for method in suite.listed:
                     path = f"{component}/binary-{architecture}/Packages{SUFFIXES[method]}"
-                    listed.append(self._index(suite, path, compress(text, method)))
+                    listed.append(self._index(suite, path, compress(packages, method)))
         text = self.release_text(suite, sorted(listed, key=lambda row: row[2]))
         if suite.edit:
             text = suite.edit(text)
