@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from mkroot.debian.deb import Deb, open_deb
+from mkroot.debian.deb822 import parse_stanza
 from mkroot.errors import PackageError
 from mkroot.store.frame import pieces_of, raw_pieces
 from mkroot.store.layer import FORMAT, FrameBuilder, Layer, LayerStore, tree_path
@@ -87,12 +88,8 @@ def unpack(store: Store, deb_path: Path, expected: Expected, tag: str | None, ch
 
 
 def control_fields(text: bytes) -> dict[str, str]:
-    """Return a control file's fields by lower-case name, each value's first line (Policy 5.1)."""
-    fields: dict[str, str] = {}
-    for line in text.decode("utf-8", "surrogateescape").splitlines():
-        if line[:1] not in (" ", "\t", "#", "") and ":" in line:
-            name, _, value = line.partition(":")
-            fields[name.lower()] = value.strip()
+    """Return a control file's fields by lower-case name (Policy 5.1); raises PackageError where it names no package."""
+    fields = parse_stanza(text)
     for name in ("package", "version", "architecture"):
         if not fields.get(name) or not set(fields[name]) <= NAME_CHARACTERS:
             raise PackageError(f"its control file has no usable {name.capitalize()} field")
@@ -127,9 +124,10 @@ def _read(deb: Deb, key: str, expected: Expected, writer: TreeWriter | None) -> 
     sums: dict[str, str] = {}
     for entry, _written in deb.members(stream):
         names.append("/" + (entry.path or "."))
-        entry = _placed(deb.name, entry, seen, stream)
-        if entry is None:
+        placed = _placed(deb.name, entry, seen)
+        if placed is None:
             continue
+        entry = placed
         content = b""
         if entry.kind == FILE and entry.size:
             content = stream.read(entry.size)
@@ -194,7 +192,7 @@ def _conffile_names(deb: Deb) -> dict[str, str]:
     return names
 
 
-def _placed(package: str, entry: Entry, seen: dict[str, Entry], stream: Stream) -> Entry | None:
+def _placed(package: str, entry: Entry, seen: dict[str, Entry]) -> Entry | None:
     """Return the entry at its place in a merged tree, or None where it adds nothing; raises PackageError."""
     path = merged(entry.path)
     if path in ALIASED and entry.kind == DIR:
