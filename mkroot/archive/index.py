@@ -1,12 +1,15 @@
 """Packages indices in a form that opens at once: a hash table of names over the text, made once an index.
 
-The table of an index is a file in the store, kind `indices`, keyed by the text's digest. All numbers are little endian:
+The table of an index is a file in the store, kind `indices`, keyed by the text's digest. Its parts, little endian:
 
-    magic (8) | slots, a power of two (4) | reserved (4) | slots × CRC-32 of the key (4) | slots × record offset (4) | records
+    magic (8 bytes), number of slots, a power of two (4), reserved (4)
+    for each slot the CRC-32 of its key (4)
+    for each slot the offset of its record, 0 where it is free (4)
+    records: length of the key (2), length of the data (4), key, data
 
-A record is: length of the key (2), count (2 or more bytes of a 4-byte number), key, count × 4-byte numbers. Keys are a
-letter and a name: `p` the package's stanzas and `v` the stanzas that provide the name, both as pairs (offset, length) in
-the text; `m` when the name is first mentioned; `e` names that are marked; `r` a priority's names, both as joined text.
+A key is a letter and a name. `p`: the stanzas of the package and `v`: the stanzas that provide the name, as pairs of
+offset and length in the text. `m`: the place in the order in which names are first mentioned. `e`: the names that are
+marked Essential, Protected or Important and `r`: the names of a priority, as text.
 """
 
 from __future__ import annotations
