@@ -33,6 +33,16 @@ class Deb(msgspec.Struct, frozen=True, kw_only=True):
         """Return the data archive's tar stream, at most `limit` bytes of it; reads raise Corrupt."""
         return Stream(decompress(self.data_kind, self.data, limit))
 
+    def content(self, stream: Stream, entry: Entry) -> bytes:
+        """Return the content of the file whose entry was just yielded; raises PackageError."""
+        try:
+            content = stream.read(entry.size)
+            if len(content) != entry.size:
+                raise Corrupt("the tar stream is truncated")
+        except Corrupt as e:
+            raise PackageError(f"the package is malformed in member {entry.path!r}: {e}", where=self.name) from e
+        return content
+
     def members(self, stream: Stream) -> Iterator[tuple[Entry, str]]:
         """Yield the data archive's members with their names as written; raises PackageError naming the member.
 

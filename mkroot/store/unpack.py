@@ -65,21 +65,18 @@ def unpack(store: Store, deb_path: Path, expected: Expected, tag: str | None, ch
     The tree is complete on return. Raises PackageError naming package, member and reason.
     """
     key = layer_key(expected.sha256)
-    with open(deb_path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            deb = open_deb(view, deb_path.name if not expected.name else f"{expected.name} {expected.version}")
-            check_control(deb, expected)
-            if tag is None or store.has(f"trees-{tag}", key):
-                parts, layer = _read(deb, key, expected, None)
-            else:
-                with store.writing(f"trees-{tag}", key) as aside:
-                    aside.mkdir(mode=0o755)
-                    with TreeWriter(aside, chown) as writer:
-                        parts, layer = _read(deb, key, expected, writer)
-            del deb
-        finally:
-            view.release()
+    with open(deb_path, "rb") as f:
+        # an empty file cannot be mapped; the mapping goes when nothing refers to it any more
+        view = memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(f.fileno()).st_size else b"")
+    deb = open_deb(view, f"{expected.name} {expected.version}" if expected.name else deb_path.name)
+    check_control(deb, expected)
+    if tag is None or store.has(f"trees-{tag}", key):
+        parts, layer = _read(deb, key, expected, None)
+    else:
+        with store.writing(f"trees-{tag}", key) as aside:
+            aside.mkdir(mode=0o755)
+            with TreeWriter(aside, chown) as writer:
+                parts, layer = _read(deb, key, expected, writer)
 
     def finish() -> None:
         LayerStore(store).save(layer, pieces_of(iter(parts)))
@@ -130,9 +127,7 @@ def _read(deb: Deb, key: str, expected: Expected, writer: TreeWriter | None) -> 
         entry = placed
         content = b""
         if entry.kind == FILE and entry.size:
-            content = stream.read(entry.size)
-            if len(content) != entry.size:
-                raise PackageError(f"the package is truncated in member {entry.path!r}", where=deb.name)
+            content = deb.content(stream, entry)
         if entry.path in conffiles and entry.kind == FILE:
             sums[entry.path] = hashlib.md5(content, usedforsecurity=False).hexdigest()
         chunk = builder.add(entry, content)
