@@ -163,7 +163,8 @@ class Url(Text):
     def bare(self) -> str:
         """Return the address without user and password."""
         parts = urlsplit(self)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        path = parts.path.rstrip("/") or ("/" if parts.scheme == "file" else "")
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path).geturl()
 
 
 class AptMirror(Text):
@@ -176,8 +177,8 @@ class AptMirror(Text):
     @classmethod
     def parse(cls, text: str) -> Self:
         mirror = super().parse(text)
-        if mirror not in ("used", "none"):
-            Url.parse(text)
+        if mirror not in ("used", "none") and "@" in urlsplit(Url.parse(text)).netloc:
+            raise Refused("expected an address without user and password, for it becomes part of the image")
         return mirror
 
 

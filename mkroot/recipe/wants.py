@@ -58,7 +58,7 @@ class LocalPath(_Value):
             raise Refused(f"expected {cls.expected}", "only local files are read here" if "://" in text else None)
         if text.startswith("~"):
             raise Refused(f"expected {cls.expected}", "`~` is not expanded; write the path itself, or `./~…`")
-        path = os.path.join(folder, text)
+        path = os.path.join(folder, text.removeprefix("./") or ".")
         relative = os.path.normpath(text) if os.path.isabs(text) else os.path.relpath(path or ".", base or ".")
         return cls(path, relative)
 
