@@ -32,6 +32,10 @@ class NotFoundError(MirrorError):
     """The archive answers, and does not have the file."""
 
 
+class WrongSizeError(MirrorError):
+    """The archive offers a file of another size than the one that was promised."""
+
+
 class CancelledError(MirrorError):
     """The work was given up on purpose: another transfer failed, or the user asked for it."""
 
@@ -202,7 +206,7 @@ class Http:
                 break
             at += n
             if at > most:
-                raise MirrorError(f"it is longer than the {most} bytes expected", where=str(address))
+                raise WrongSizeError(f"it is longer than the {most} bytes expected", where=str(address))
             if at > start:
                 yield buffer[max(0, n - (at - start)) : n]
         if total is not None and at < total:
@@ -296,9 +300,9 @@ def _check_size(address: Address, found: int | None, limit: int, size: int | Non
     if found is None:
         return
     if size is not None and found != size:
-        raise MirrorError(f"it has {found} bytes where {size} were promised", where=str(address))
+        raise WrongSizeError(f"it has {found} bytes where {size} were promised", where=str(address))
     if found > limit:
-        raise MirrorError(f"it has {found} bytes, more than the {limit} that are taken", where=str(address))
+        raise WrongSizeError(f"it has {found} bytes, more than the {limit} that are taken", where=str(address))
 
 
 def _check_status(response: Any, address: Address) -> None:

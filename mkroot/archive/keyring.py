@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import re
 from collections.abc import Iterable
@@ -148,6 +149,7 @@ def load(path: Path) -> Keyring:
     return parse(data, str(path))
 
 
+@functools.cache
 def shipped(distro: str, *, host: str | None = _HOST) -> Keyring:
     """Return the archive keys of `distro` ("debian", "ubuntu"): those shipped with mkroot, and the host's if any.
 

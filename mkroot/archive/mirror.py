@@ -1,0 +1,85 @@
+"""Which mirror a build takes: no address of one is built in, so each is learnt from where the user's system has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mkroot.archive import aptsources
+from mkroot.archive.address import Address, parse, with_credentials
+from mkroot.archive.config import Config
+from mkroot.errors import MirrorError
+
+SECURITY = "debian-security"  # the sibling archive that has Debian's security suites
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """A distribution's archive.
+
+    origin: where the address came from, for messages: "--mirror", "the recipe", a file.
+    security: Debian's security archive; None where the distribution has none apart.
+    """
+
+    archive: Address
+    security: Address | None
+    origin: str
+
+
+def mirror(
+    distro: str,
+    architecture: str,
+    *,
+    config: Config,
+    environ: Mapping[str, str],
+    recipe: str | None = None,
+    option: str | None = None,
+    root: Path | None = None,
+) -> Mirror:
+    """Return the mirror of `distro` ("debian", "ubuntu") for `architecture`.
+
+    The first of: `option` (--mirror), the recipe's `mirror:`, MKROOT_MIRROR_<DISTRO>, the configuration, the host's
+    apt sources when the host (`root`) is of the same distribution, the data of python-apt-common. Raises MirrorError
+    where none of them knows one.
+    """
+    root = root or Path("/")
+    variable = f"MKROOT_MIRROR_{distro.upper()}"
+    named = (
+        (option, "`--mirror`"),
+        (recipe, "the recipe's `mirror:`"),
+        (environ.get(variable), f"`{variable}`"),
+        (config.mirrors.get(distro), config.path),
+    )
+    for text, origin in named:
+        if text:
+            archive = with_credentials(parse(text, origin), root / "etc/apt")
+            return Mirror(archive=archive, security=_security(distro, archive, config, root), origin=origin)
+    found = aptsources.find(distro, architecture, root)
+    if found is not None:
+        security = found.security or _security(distro, found.archive, config, root)
+        apart = security if distro == "debian" else None
+        return Mirror(archive=found.archive, security=apart, origin="the host's apt sources")
+    if text := aptsources.template(distro, architecture, root):
+        archive = with_credentials(parse(text, "python-apt-common"), root / "etc/apt")
+        security = _security(distro, archive, config, root)
+        return Mirror(archive=archive, security=security, origin="python-apt-common")
+    raise MirrorError(
+        f"no mirror of `{distro}` for `{architecture}` is known",
+        hint=f"give one with `--mirror` or `{variable}`, in {os.fspath(_shown(config))} under `[mirrors]`, "
+        f"in the apt sources of a {distro.capitalize()} host, or install the package `python-apt-common`",
+    )
+
+
+def _shown(config: Config) -> str:
+    return config.path or "`config.toml`"
+
+
+def _security(distro: str, archive: Address, config: Config, root: Path) -> Address | None:
+    """Return Debian's security archive: as configured, else the sibling `debian-security` of the mirror."""
+    if distro != "debian":
+        return None
+    if text := config.mirrors.get(SECURITY):
+        return with_credentials(parse(text, config.path), root / "etc/apt")
+    return archive.sibling(SECURITY, distro)
