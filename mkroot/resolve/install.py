@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from mkroot.errors import ResolutionError
-from mkroot.resolve.graph import Graph, Node, Version
+from mkroot.resolve.graph import Dependency, Graph, Group, Node, Version
 from mkroot.resolve.marker import Marker
 from mkroot.resolve.problem import ProblemResolver
 from mkroot.resolve.request import BARE, VARIANT_PACKAGES, VARIANTS, Request, Selector, in_suite, matches_version
@@ -164,7 +164,7 @@ def _version(graph: Graph, node: Node, selector: Selector) -> Version:
 def attempt(graph: Graph, request: Request, wishes: list[Want]) -> bool:
     """Mark the graph as apt would; tell whether the result holds."""
     marker = Marker(graph, request.recommends)
-    with _deep():
+    with deep():
         nodes = []
         for want in wishes:
             node = want.version.node
@@ -185,32 +185,46 @@ def attempt(graph: Graph, request: Request, wishes: list[Want]) -> bool:
 
 
 def _switch_release(graph: Graph, marker: Marker, version: Version, suite: str, seen: set[Version]) -> bool:
-    """Make versions of `suite` the candidates of what `version` needs and nothing else fulfils (SetCandidateRelease)."""
+    """Make versions of `suite` the candidates of what `version` needs and lacks so far (SetCandidateRelease).
+
+    As in apt, what failed last stays switched.
+    """
     seen.add(version)
     _set_candidate(version)
     for group in graph.groups(version):
         if group.negative or not marker.wants(group):
             continue
-        if any(
-            v.node.candidate is v and _installable(graph, marker, v)
-            for d in group.alternatives
-            for v in graph.solutions(d)
-        ):
+        if any(_fine(graph, marker, d) for d in group.alternatives):
             continue
-        good = False
-        for d in group.alternatives:
-            found = next((v for v in d.target.versions if _is_in(v, suite)), None) if d.relation.op else None
-            if found is None or not d.relation.accepts(found.text):
-                continue
-            old = d.target.candidate
-            if found in seen or _switch_release(graph, marker, found, suite, seen):
-                good = True
-                break
-            if old is not None:
-                _set_candidate(old)
-        if not good and group.critical:
+        if not _switch_one(graph, marker, group, suite, seen) and group.critical:
             return False
     return True
+
+
+def _switch_one(graph: Graph, marker: Marker, group: Group, suite: str, seen: set[Version]) -> bool:
+    for d in group.alternatives:
+        found = next((v for v in d.target.versions if _is_in(v, suite)), None) if d.relation.op else None
+        if found is None or not d.relation.accepts(found.text):
+            continue
+        old = d.target.candidate
+        if found in seen or _switch_release(graph, marker, found, suite, seen):
+            return True
+        if d is not group.alternatives[-1] and old is not None:
+            _set_candidate(old)
+    return False
+
+
+def _fine(graph: Graph, marker: Marker, d: Dependency) -> bool:
+    """Tell whether a dependency needs no switch: its target's candidate fits and lacks nothing that is not marked."""
+    if d.relation.op:
+        candidate = d.target.candidate
+        return candidate is not None and d.relation.accepts(candidate.text) and _complete(graph, marker, candidate)
+    provisions = graph.provisions(d.target)
+    if provisions:
+        owners = [p.owner for p in provisions]
+    else:
+        owners = [d.target.candidate] if d.target.candidate is not None else []
+    return any(v.node.candidate is v and _complete(graph, marker, v) for v in owners)
 
 
 def _set_candidate(version: Version) -> None:
@@ -224,13 +238,13 @@ def _is_in(version: Version, suite: str) -> bool:
     return any(p.origin is not None and in_suite(p.origin, suite) for p in version.packages)
 
 
-def _installable(graph: Graph, marker: Marker, version: Version) -> bool:
+def _complete(graph: Graph, marker: Marker, version: Version) -> bool:
     """Tell whether all that the version needs is marked already, as apt's DepCandMin says it."""
     return all(marker.group_satisfied(g) for g in graph.groups(version) if g.critical)
 
 
 @contextlib.contextmanager
-def _deep() -> Iterator[None]:
+def deep() -> Iterator[None]:
     """Allow as deep chains as apt does; plain Python calls take no C stack."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 20000))

@@ -1,0 +1,123 @@
+"""From a request to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mkroot.resolve.graph import Graph, Node
+from mkroot.resolve.install import Want, attempt, deep, wants
+from mkroot.resolve.marker import Marker
+from mkroot.resolve.order import arrange
+from mkroot.resolve.request import Request, Selector
+from mkroot.resolve.resolution import Reason, Resolution, Resolved
+from mkroot.resolve.sat import OutOfSteps
+from mkroot.resolve.search import Collision, Search, apply
+from mkroot.resolve.story import no_answer, tell
+from mkroot.resolve.universe import Universe
+
+GAVE_UP = "apt's own heuristics give up on this request; this answer was found by an exact search"
+
+
+def resolve(universe: Universe, request: Request) -> Resolution:
+    """Return the answer to `request`, as `apt-get install ?essential VARIANT INCLUDES` decides it in an empty root.
+
+    Where apt's heuristics give up although an answer exists, an exact search finds one and a note says so. The same
+    request to the same universe has the same answer, byte for byte. Raises ResolutionError, whose text tells who wants
+    what and where that collides; PackageError where a stanza that matters cannot be read.
+    """
+    graph = Graph(universe, request)
+    wishes = wants(graph, request)
+    if attempt(graph, request, wishes):
+        return arrange(graph, request, wishes, ())
+    return _search(universe, request)
+
+
+def _search(universe: Universe, request: Request) -> Resolution:
+    for all_versions in (False, True):
+        graph = Graph(universe, request)
+        wishes = wants(graph, request)
+        with deep():
+            search = Search(graph, wishes, all_versions=all_versions)
+            try:
+                versions = search.run()
+            except Collision as e:
+                if all_versions:
+                    raise tell(graph, search, e.facts) from None
+                continue
+            except OutOfSteps:
+                raise no_answer(wishes) from None
+            apply(graph, versions)
+            _tidy(graph, request, wishes)
+            return arrange(graph, request, wishes, (GAVE_UP,))
+    raise AssertionError("unreachable")
+
+
+def _tidy(graph: Graph, request: Request, wishes: Sequence[Want]) -> None:
+    """Drop what nothing needs, then follow the recommendations that break nothing."""
+    marker = Marker(graph, request.recommends)
+    roots = {w.version.node for w in wishes}
+    for node in roots:
+        node.auto = False
+    if request.recommends:
+        pending = [n for n in graph.nodes.values() if n.chosen is not None]
+        while pending:
+            before = {n for n in graph.nodes.values() if n.chosen is not None}
+            for node in pending:
+                _follow(graph, marker, node)
+            pending = [n for n in list(graph.nodes.values()) if n.chosen is not None and n not in before]
+    _drop_unneeded(graph, marker, roots)
+
+
+def _follow(graph: Graph, marker: Marker, node: Node) -> None:
+    assert node.chosen is not None
+    for group in graph.groups(node.chosen):
+        if group.kind != "recommends" or marker.group_satisfied(group):
+            continue
+        for version in marker.solutions(group):
+            state = [(n, n.install, n.chosen, n.candidate) for n in graph.nodes.values()]
+            if marker.install(version.node, auto=True) and not marker.broken_nodes():
+                break
+            for other, install, chosen, candidate in state:
+                other.install, other.chosen, other.candidate = install, chosen, candidate
+
+
+def _drop_unneeded(graph: Graph, marker: Marker, roots: set[Node]) -> None:
+    needed: set[Node] = set()
+    stack = [n for n in roots if n.chosen is not None]
+    while stack:
+        node = stack.pop()
+        if node in needed or node.chosen is None:
+            continue
+        needed.add(node)
+        for group in graph.groups(node.chosen):
+            if not group.negative:
+                stack += [v.node for d in group.alternatives for v in graph.solutions(d) if v.node.chosen is v]
+    for node in graph.nodes.values():
+        if node not in needed:
+            node.install, node.chosen = False, None
+
+
+def beside(universe: Universe, request: Request, resolution: Resolution, names: Sequence[str]) -> tuple[Resolved, ...]:
+    """Return packages that are to be locked beside the root without being installed: their files only, no dependencies.
+
+    `names` are selections as in `include`. What the root has already in the same version is left out. Raises
+    ResolutionError for a name that nothing answers to.
+    """
+    graph = Graph(universe, request)
+    plain = Request(
+        architecture=request.architecture,
+        foreign=request.foreign,
+        suite=request.suite,
+        variant="none",
+        include=tuple(dict.fromkeys(names)),
+        pins=request.pins,
+        locked=request.locked,
+    )
+    installed = {(r.package.name, r.package.architecture, r.package.version) for r in resolution.packages}
+    found = []
+    for want in wants(graph, plain):
+        package = want.version.package
+        if (package.name, package.architecture, package.version) not in installed:
+            why = Reason(kind="beside", detail=Selector.parse(want.detail).name)
+            found.append(Resolved(id=want.version.node.name, package=package, why=why, stage="beside"))
+    return tuple(sorted(found, key=lambda r: r.id))
