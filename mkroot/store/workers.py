@@ -15,23 +15,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mkroot.errors import MkrootError, PackageError
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
-from mkroot.store.unpack import PENDING, Chown, Expected, layer_key, unpack
+from mkroot.store.unpack import PENDING, Chown, Expected, layer_key, make_tree, unpack
 
 _PR_SET_PDEATHSIG = 1
 
 
-class Job:
-    """One package to unpack."""
+class Job(msgspec.Struct, frozen=True):
+    """One package to unpack.
 
-    __slots__ = ("deb", "expected", "tag")
+    deb: the verified file; None where the store has the layer and only its tree is to be made. tag: of the identity
+    whose tree is wanted, None for no tree.
+    """
 
-    def __init__(self, deb: Path, expected: Expected, tag: str | None) -> None:
-        self.deb = deb
-        self.expected = expected
-        self.tag = tag
+    expected: Expected
+    deb: Path | None
+    tag: str | None
 
 
 class Unpackers:
@@ -55,7 +58,7 @@ class Unpackers:
         for worker in self._workers:
             if not self._waiting:
                 return
-            if worker.load < 2:  # one at work, one at hand
+            if worker.load < 3:  # one at work, the next at hand
                 worker.send(("unpack", self._waiting.popleft()))
                 worker.load += 1
 
@@ -184,9 +187,12 @@ def _serve(connection: Any, store: Store, chown: Chown) -> None:
             answer(failed)
             return
         try:
-            size = job.deb.stat().st_size * 4
-            pending.append((size, unpack(store, job.deb, job.expected, job.tag, chown)))
-            held += size
+            if job.deb is None:
+                make_tree(store, LayerStore(store).load(layer_key(job.expected.sha256)), job.tag, chown)
+            else:
+                size = job.deb.stat().st_size * 4
+                pending.append((size, unpack(store, job.deb, job.expected, job.tag, chown)))
+                held += size
             answer(job.expected.sha256)
         except BaseException as e:
             answer(_portable(e))
@@ -199,9 +205,3 @@ def _portable(error: BaseException) -> BaseException:
     if isinstance(error, OSError):
         return OSError(error.errno, error.strerror, error.filename)
     return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def missing(store: Store, sha256s: list[str], tag: str | None) -> list[str]:
-    """Return the digests of the packages that the store has no layer of."""
-    layers = LayerStore(store)
-    return [s for s in sha256s if not layers.has(layer_key(s))]

@@ -1,0 +1,138 @@
+"""Gets a lock's packages into the store, fetched and unpacked side by side, while their first ones are configured."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mkroot.archive.address import Address
+from mkroot.archive.download import Wanted, fetch
+from mkroot.archive.http import Http
+from mkroot.progress import Progress
+from mkroot.store.layer import Layer, LayerStore, frame_key, tree_path
+from mkroot.store.store import Store
+from mkroot.store.unpack import Chown, Expected, layer_key
+from mkroot.store.workers import Job, Unpackers
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """A package to have in the store.
+
+    address: where it is; None for a local one, which is in the store already. first: needed before the others.
+    """
+
+    expected: Expected
+    address: Address | None
+    size: int
+    first: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """The .deb's digest."""
+        return self.expected.sha256
+
+    @property
+    def shown(self) -> str:
+        """What to call it in messages."""
+        return f"{self.expected.name} {self.expected.version} {self.expected.architecture}"
+
+
+def absent(store: Store, items: Iterable[Item], tag: str | None) -> list[Item]:
+    """Return the items of which the store has no layer, or, for an identity's tag, no tree."""
+    return [i for i in items if not _has_layer(store, i) or (tag and not _has_tree(store, i, tag))]
+
+
+def _has_layer(store: Store, item: Item) -> bool:
+    key = layer_key(item.sha256)
+    return store.has("layers", key) and store.has("frames", frame_key(key, "zstd"))
+
+
+def _has_tree(store: Store, item: Item, tag: str) -> bool:
+    return tree_path(store, tag, layer_key(item.sha256)).exists()
+
+
+class Supply:
+    """Fetches and unpacks packages in the background.
+
+    Its processes are forked when it is made, so make it before there are threads. `wait` for what is needed next;
+    `finish` for everything, frames included; `stop` gives up and leaves nothing half-made.
+    """
+
+    def __init__(
+        self, store: Store, items: Sequence[Item], *, tag: str | None, chown: Chown, http: Http, offline: bool, progress: Progress
+    ) -> None:
+        self._store = store
+        self._items = list(items)
+        self._tag = tag
+        self._http = http
+        self._offline = offline
+        self._progress = progress
+        self._ready: set[str] = set()
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._pool = Unpackers(store, chown)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="mkroot-supply")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            by_digest = {i.sha256: i for i in self._items}
+            for item in self._items:
+                if _has_layer(self._store, item):
+                    self._put(item, None)
+            left = [i for i in self._items if not _has_layer(self._store, i)]
+            for group in ([i for i in left if i.first], [i for i in left if not i.first]):
+                for item in group:
+                    if item.address is None:
+                        self._put(item, self._store.path("debs", item.sha256))
+                wanted = [Wanted(name=i.shown, address=i.address, sha256=i.sha256, size=i.size) for i in group if i.address is not None]
+                for job, path in fetch(self._store, wanted, http=self._http, offline=self._offline):
+                    self._progress.advance(job.size, job.name)
+                    self._put(by_digest[job.sha256], path)
+            while self._pool.busy:
+                self._note(self._pool.done(None))
+            with self._changed:
+                self._changed.notify_all()
+        except BaseException as e:  # raised again by whoever waits
+            with self._changed:
+                self._error = e
+                self._changed.notify_all()
+
+    def _put(self, item: Item, deb: Path | None) -> None:
+        self._pool.put(Job(item.expected, deb, self._tag))
+        self._note(self._pool.done(0))
+
+    def _note(self, digests: Iterable[str]) -> None:
+        for digest in digests:
+            with self._changed:
+                self._ready.add(digest)
+                self._changed.notify_all()
+
+    def wait(self, items: Iterable[Item]) -> None:
+        """Wait until the items' trees are complete; raises what went wrong in the background."""
+        wanted = {i.sha256 for i in items} & {i.sha256 for i in self._items}
+        with self._changed:
+            while not wanted <= self._ready and self._error is None:
+                self._changed.wait(0.2)
+            if self._error is not None:
+                raise self._error
+
+    def finish(self) -> None:
+        """Wait for everything, then end the processes."""
+        self.wait(self._items)
+        self._thread.join()
+        self._pool.finish()
+
+    def stop(self) -> None:
+        """Give up: transfers and processes end, and leave nothing."""
+        self._http.stop.set()
+        self._pool.stop()
+
+
+def load(store: Store, items: Iterable[Item]) -> list[Layer]:
+    """Return the layers of packages that the store has, named as the lock names them; raises StoreError."""
+    layers = LayerStore(store)
+    return [layers.load(layer_key(i.sha256)) for i in items]
