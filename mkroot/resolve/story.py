@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from mkroot.errors import ResolutionError
 from mkroot.resolve.graph import Dependency, Graph, Group, Node, Version
@@ -11,6 +12,7 @@ from mkroot.resolve.order import node_id
 from mkroot.resolve.search import Fact, Search
 
 _VERB = {"pre-depends": "pre-depends on", "depends": "depends on", "conflicts": "conflicts with", "breaks": "breaks"}
+_ALIKE = "; its other versions do as well"
 _LINES = 60  # of a story; what comes after is counted
 
 
@@ -68,24 +70,39 @@ class _Story:
             assert fact.want is not None
             lines.append(self._want_line(fact.want))
             reached += [v for v in fact.want.version.node.versions if self._search.allowed(v)]
-        needs = sorted((f for f in self._facts if f.kind == "needs"), key=self._key)
-        pending = list(needs)
+        pending = sorted((f for f in self._facts if f.kind == "needs"), key=self._key)
+        told: dict[tuple[str, ...], int] = {}
         while pending:
             fact = next((f for f in pending if f.version in reached), pending[0])
             pending.remove(fact)
             assert fact.version is not None and fact.group is not None
             solutions = self._search.solutions(fact.group)
-            lines.append(self._needs_line(fact.version, fact.group, solutions))
             reached += solutions
+            self._once(lines, told, fact, partial(self._needs_line, fact.version, fact.group, solutions))
         for fact in sorted((f for f in self._facts if f.kind in ("against", "one")), key=self._key):
-            lines.append(self._against_line(fact))
+            self._once(lines, told, fact, partial(self._against_line, fact))
         return list(dict.fromkeys(lines))
 
-    def _key(self, fact: Fact) -> tuple[str, ...]:
-        names = [self._label(v) for v in (fact.version, fact.other) if v is not None]
+    def _once(self, lines: list[str], told: dict[tuple[str, ...], int], fact: Fact, line: Callable[[], str]) -> None:
+        """Add the line of a fact; of several versions with the same relation only the newest has one."""
+        names = [self._name(v.node) for v in (fact.version, fact.other) if v is not None]
+        relation = [d.relation.name for d in fact.group.alternatives] if fact.group is not None else []
+        key = (fact.kind, *names, *relation)
+        if key not in told:
+            told[key] = len(lines)
+            lines.append(line())
+        elif not lines[told[key]].endswith(_ALIKE):
+            lines[told[key]] += _ALIKE
+
+    def _key(self, fact: Fact) -> tuple[object, ...]:
+        """Sort by kind and name, newest versions first."""
+        key: list[object] = [fact.kind]
+        for version in (fact.version, fact.other):
+            if version is not None:
+                key += [self._name(version.node), version.node.versions.index(version)]
         if fact.want is not None:
-            names.append(f"{fact.want.kind != 'requested'} {fact.want.version.node.name}")
-        return fact.kind, *names, fact.group.text() if fact.group is not None else ""
+            key += [fact.want.kind != "requested", self._name(fact.want.version.node)]
+        return (*key, fact.group.text() if fact.group is not None else "")
 
     def _want_line(self, want: Want) -> str:
         name = self._name(want.version.node)
