@@ -7,7 +7,22 @@ import re
 from collections.abc import Callable, Mapping
 
 from mkroot.errors import RecipeError
-from mkroot.recipe.document import MAX_BYTES, Entry, Items, Keys, Node, Place, Scalar, decoded, kind, parse, read_as
+from mkroot.recipe.document import (
+    MAX_BYTES,
+    Entry,
+    Items,
+    Keys,
+    Node,
+    Path,
+    Place,
+    Scalar,
+    decoded,
+    kind,
+    parse,
+    read_as,
+    short,
+    spelled,
+)
 
 MAX_FILES = 64
 Fault = Callable[[Place, str, str | None], None]
@@ -45,6 +60,7 @@ class Composition:
         self._done: dict[str, Keys] = {}
         self.root: Keys | None = None
         self.vars: dict[str, str] = {}
+        self._filled_bytes = 0
         if not self._load(path, [], None):
             return
         maps = list(self._done.values())  # every file once, an extended one before the one that extends it
@@ -134,16 +150,24 @@ class Composition:
                 continue
             for name, (place, _, node) in entry.node.entries.items():
                 if not _VARIABLE_NAME.fullmatch(name):
-                    self.fault(place, f"`vars.{name}`: a variable's name is letters, digits, `_` and `-`")
+                    self.fault(place, f"`{spelled(('vars', name))}`: a variable's name is letters, digits, `_` and `-`")
                 elif not isinstance(node, Scalar) or node.empty:
-                    self.fault(place, f"`vars.{name}`: expected text, not {kind(node)}", 'an empty text is written ""')
+                    self.fault(
+                        place,
+                        f"`{spelled(('vars', name))}`: expected text, not {kind(node)}",
+                        'an empty text is written ""',
+                    )
                 elif "${" in node.text:
-                    self.fault(place, f"`vars.{name}`: a variable's value holds no other variable")
+                    self.fault(place, f"`{spelled(('vars', name))}`: a variable's value holds no other variable")
                 elif node.plain and (what := read_as(node.text)) and not re.fullmatch("0|[1-9][0-9]*", node.text):
                     if node.text in ("true", "false"):
                         self.vars[name] = node.text
                     else:
-                        self.fault(place, f"`vars.{name}`: YAML reads `{node.text}` as {what}", f'write "{node.text}"')
+                        self.fault(
+                            place,
+                            f"`{spelled(('vars', name))}`: YAML reads `{node.text}` as {what}",
+                            f'write "{node.text}"',
+                        )
                 else:
                     self.vars[name] = node.text
         for name, value in defines.items():
@@ -158,43 +182,52 @@ class Composition:
                 )
             self.vars[name] = value
 
-    def _filled(self, node: Node) -> Node:
+    def _filled(self, node: Node, path: Path, at: Place) -> Node:
         if isinstance(node, Scalar):
-            return self._filled_scalar(node) if "${" in node.text else node
+            return self._filled_scalar(node, path, at) if "${" in node.text else node
         if isinstance(node, Items):
-            return Items(node.place, [self._filled(item) for item in node.nodes])
-        return self._filled_keys(node)
+            return Items(node.place, [self._filled(item, (*path, i), item.place) for i, item in enumerate(node.nodes)])
+        return self._filled_keys(node, path)
 
-    def _filled_keys(self, keys: Keys) -> Keys:
+    def _filled_keys(self, keys: Keys, path: Path = ()) -> Keys:
         entries = {}
         for name, entry in keys.entries.items():
             if "${" in name:
-                self.fault(entry.place, f"`{name}`: no variable may stand in a key")
+                self.fault(entry.place, f"`{spelled((*path, name))}`: no variable may stand in a key")
             else:
-                entries[name] = Entry(entry.place, entry.plain, self._filled(entry.node))
+                node = self._filled(entry.node, (*path, name), entry.place)
+                entries[name] = Entry(entry.place, entry.plain, node)
         return Keys(keys.place, entries)
 
-    def _filled_scalar(self, node: Scalar) -> Scalar:
+    def _filled_scalar(self, node: Scalar, path: Path, at: Place) -> Scalar:
+        refused = node.refused
+
         def value(found: re.Match[str]) -> str:
+            nonlocal refused
             if found[0] == "$${":
                 return "${"
             name = found[1]
             if name is not None and name in self.vars:
                 return self.vars[name]
+            refused = True
+            hint = "a `${` that is no variable is written `$${`"
             if name is None or not _VARIABLE_NAME.fullmatch(name):
-                hint = "a `${` that is no variable is written `$${`"
-                self.fault(node.place, f"`{found[0]}` is not the name of a variable", hint)
+                self.fault(at, f"`{spelled(path)}`: `{short(found[0])}` is not the name of a variable", hint)
             elif self.whole:
                 known = ", ".join(f"`{var}`" for var in sorted(self.vars)) or "none"
-                hint = f"declared under `vars`: {known}; a `${{` that is no variable is written `$${{`"
-                self.fault(node.place, f"no variable `{name}` is declared", hint)
+                hint = f"declared under `vars`: {known}; {hint}"
+                self.fault(at, f"`{spelled(path)}`: no variable `{short(name)}` is declared", hint)
             return found[0]
 
         text = _VARIABLE.sub(value, node.text)
-        if len(text) > MAX_BYTES:
-            self.fault(node.place, f"with its variables this is longer than {MAX_BYTES} characters")
-            text = ""
-        return Scalar(node.place, text, node.plain, filled=True)
+        self._filled_bytes += len(text)
+        if self._filled_bytes > MAX_BYTES:
+            if not refused:
+                self.fault(
+                    at, f"`{spelled(path)}`: with its variables the recipe is longer than {MAX_BYTES} characters"
+                )
+            text, refused = "", True
+        return Scalar(node.place, text, node.plain, filled=True, refused=refused)
 
     # -- inheritance
 

@@ -12,12 +12,10 @@ from msgspec import inspect
 from msgspec.inspect import CustomType, DictType, Field, IntType, LiteralType, StructType, VarTupleType
 
 from mkroot.errors import RecipeError
-from mkroot.recipe.document import Items, Keys, Node, Place, Scalar, kind, read_as
+from mkroot.recipe.document import Items, Keys, Node, Path, Place, Scalar, kind, read_as, short, spelled
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.values import Refused
 from mkroot.recipe.wants import LocalPath, Want
-
-Path = tuple[str | int, ...]
 
 
 class _Bad:
@@ -45,25 +43,6 @@ def bare(kind: inspect.Type) -> inspect.Type:
     return kind
 
 
-def spelled(path: Path) -> str:
-    """Return a key's path as people write it: `config.users[2].uid`."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif part.endswith("[]"):
-            text += f".{part}" if text else part
-        else:
-            plain = re.fullmatch(r"[A-Za-z0-9_-]+", part)
-            text += (f".{part}" if text else part) if plain else f'["{_short(part)}"]'
-    return text
-
-
-def _short(text: str, limit: int = 60) -> str:
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return text.replace("\n", "\\n").replace("\t", "\\t")
-
-
 class Converter:
     """Converts one composition. `places` has every key and list item that was given."""
 
@@ -80,6 +59,8 @@ class Converter:
     def value(self, node: Node, info: inspect.Type, path: Path, place: Place) -> Any:
         """Return what `node` is as the type `info`, or BAD; `place` is where a fault of it is reported."""
         info = bare(info)
+        if isinstance(node, Scalar) and node.refused:
+            return BAD
         if isinstance(node, Scalar) and node.empty:
             self.fault(place, path, "nothing stands here", "give a value, or leave the key out")
             return BAD
@@ -117,7 +98,7 @@ class Converter:
 
     def items(self, node: Node, info: VarTupleType, path: Path, place: Place) -> Any:
         if not isinstance(node, Items):
-            text = isinstance(node, Scalar) and f"write `[{_short(node.text)}]`"
+            text = isinstance(node, Scalar) and f"write `[{short(node.text)}]`"
             self.fault(place, path, f"expected a list, not {kind(node)}", text or None)
             return BAD
         values: list[Any] = []
@@ -157,7 +138,7 @@ class Converter:
         if isinstance(info, LiteralType):
             return self.literal(node, info, path, place)
         if isinstance(info, IntType):
-            if not node.plain or not re.fullmatch(r"-?(?:0|[1-9][0-9]{0,18})", node.text):
+            if not (node.plain or node.filled) or not re.fullmatch(r"-?(?:0|[1-9][0-9]{0,18})", node.text):
                 hint = f"write {int(node.text)}" if re.fullmatch(r"[0-9]{1,18}", node.text) else None
                 self.fault(place, path, f"expected {expected(info)}, not {self._said(node)}", hint)
                 return BAD
@@ -166,14 +147,14 @@ class Converter:
                 self.fault(place, path, f"expected {expected(info)}, not {number}")
                 return BAD
             return number
-        if not node.plain or node.text not in ("true", "false"):
+        if not (node.plain or node.filled) or node.text not in ("true", "false"):
             self.fault(place, path, f"expected {expected(info)}, not {self._said(node)}")
             return BAD
         return node.text == "true"
 
     def literal(self, node: Scalar, info: LiteralType, path: Path, place: Place) -> Any:
         for value in info.values:
-            if node.text == str(value) and (node.plain or isinstance(value, str)):
+            if node.text == str(value) and (node.plain or node.filled or isinstance(value, str)):
                 return value
         words = [str(value) for value in info.values]
         near = nearest(node.text, words, "") if node.plain or isinstance(info.values[0], str) else None
@@ -184,7 +165,7 @@ class Converter:
         what = read_as(node.text) if node.plain and not node.filled else None
         number = cls.numbers and re.fullmatch(r"0|[1-9][0-9]*|[0-9]+(?:\.[0-9]+)?[KMGT]", node.text)
         if what and not number:
-            said = f"`{_short(node.text)}`"
+            said = f"`{short(node.text)}`"
             hint = (cls.advice(node.text) if hasattr(cls, "advice") else None) or f'write "{node.text}"'
             self.fault(place, path, f"expected {cls.expected}, but YAML reads {said} as {what}", hint)
             return BAD
@@ -197,7 +178,7 @@ class Converter:
             return BAD
 
     def _said(self, node: Scalar) -> str:
-        text = _short(node.text)
+        text = short(node.text)
         return f'"{text}"' if not node.plain or not text else f"`{text}`"
 
 

@@ -20,6 +20,9 @@ _SCALAR_TAGS = frozenset(_CORE + kind for kind in ("str", "int", "float", "bool"
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
+Path = tuple[str | int, ...]  # the keys and numbers that lead to a value
+
+
 class Place(NamedTuple):
     """Where something stands: a file as it is opened, line and column from 1."""
 
@@ -32,22 +35,28 @@ class Place(NamedTuple):
 
 
 class Scalar:
-    """Text. `plain`: not quoted, so that it may mean a number, a truth value or nothing. `filled`: by a variable."""
+    """Text.
 
-    __slots__ = ("filled", "place", "plain", "text")
+    plain: not quoted, so that it may mean a number, a truth value or nothing.
+    filled: a variable stood in it.
+    refused: a fault of it is noted already, and nothing more can be said of it.
+    """
+
+    __slots__ = ("filled", "place", "plain", "refused", "text")
     weight = 1  # values that it stands for, with aliases expanded
     height = 0  # levels below it
 
-    def __init__(self, place: Place, text: str, plain: bool, filled: bool = False) -> None:
+    def __init__(self, place: Place, text: str, plain: bool, filled: bool = False, refused: bool = False) -> None:
         self.place = place
         self.text = text
         self.plain = plain
         self.filled = filled
+        self.refused = refused
 
     @property
     def empty(self) -> bool:
         """Tell whether it stands for nothing (YAML 1.2.2, 10.2.1.1)."""
-        return self.plain and not self.filled and self.text in ("", "~", "null", "Null", "NULL")
+        return self.plain and not (self.filled or self.refused) and self.text in ("", "~", "null", "Null", "NULL")
 
 
 class Items:
@@ -121,7 +130,9 @@ def parse(text: str, file: str) -> tuple[Keys | None, list[RecipeError]]:
         mark = e.problem_mark or e.context_mark
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
         said = ", ".join(part for part in (e.context, e.problem) if part)
-        composer.fault(place, f"this is not YAML: {said}", "tabs do not indent" if "'\\t'" in said else None)
+        line = text.split("\n")[place.line - 1 : place.line]
+        tab = bool(line) and re.match(r" *\t", line[0])
+        composer.fault(place, f"this is not YAML: {said}", "indent by spaces, not by tabs" if tab else None)
     except yaml.YAMLError as e:
         composer.fault(Place(file, 1, 1), f"this is not YAML: {e}")
     except _Stop:
@@ -181,9 +192,9 @@ class _Composer:
             self.anchors[event.anchor] = None
         node: Node
         if name == "ScalarEvent":
-            self.tag(event, place, _SCALAR_TAGS, "scalar")
+            known = self.tag(event, place, _SCALAR_TAGS, "scalar")
             plain = not event.style and (event.tag is None or event.tag != _CORE + "str")
-            node = Scalar(place, event.value, plain)
+            node = Scalar(place, event.value, plain, refused=not known)
         elif name == "SequenceStartEvent":
             self.tag(event, place, {_CORE + "seq"}, "list")
             node = self.items(place, depth)
@@ -203,15 +214,17 @@ class _Composer:
         self.fault(place, f"nothing in a recipe nests deeper than {MAX_DEPTH}")
         raise _Stop
 
-    def tag(self, event: Any, place: Place, known: frozenset[str] | set[str], what: str) -> None:
-        if event.tag is not None and event.tag not in known:
-            tag = event.tag.replace(_CORE, "!!")
-            self.fault(place, f"the tag `{tag}` has no meaning on a {what} of a recipe", "leave the tag out")
+    def tag(self, event: Any, place: Place, known: frozenset[str] | set[str], what: str) -> bool:
+        if event.tag is None or event.tag in known:
+            return True
+        tag = event.tag.replace(_CORE, "!!")
+        self.fault(place, f"the tag `{tag}` has no meaning on a {what} of a recipe", "leave the tag out")
+        return False
 
     def alias(self, event: Any, place: Place) -> Node:
         if event.anchor not in self.anchors:
             self.fault(place, f"`*{event.anchor}` stands for nothing: no `&{event.anchor}` comes before it")
-            return Scalar(place, "", plain=True, filled=True)
+            return Scalar(place, "", plain=True, refused=True)
         node = self.anchors[event.anchor]
         if node is None:
             self.fault(place, f"`*{event.anchor}` contains itself")
@@ -275,3 +288,23 @@ def kind(node: Node) -> str:
     if not node.plain or node.filled:
         return "text"
     return read_as(node.text) or "text"
+
+
+def spelled(path: Path) -> str:
+    """Return a key's path as people write it: `config.users[2].uid`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.endswith("[]"):
+            text += f".{part}" if text else part
+        else:
+            plain = re.fullmatch(r"[A-Za-z0-9_-]+", part)
+            text += (f".{part}" if text else part) if plain else f'["{short(part)}"]'
+    return text
+
+
+def short(text: str, limit: int = 60) -> str:
+    """Return `text` on one line of at most `limit` characters, for a message."""
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text.replace("\n", "\\n").replace("\t", "\\t")

@@ -41,8 +41,9 @@ outputs: [tar.zst, oci]
 - Paths of the building machine (`keyring`, `from`, `run`, `ssh_keys`, `key.file`, local packages) are relative to
   the file that names them. In a recipe read from standard input (`-`) they are relative to the current folder.
 - `vars` declares variables with their values. `${name}` stands for one in any value, also in the files that are
-  extended; `-D name=value` gives another value. `$${` is a `${` itself. A value without quotes that holds a
-  variable may become a number or a truth value where the key takes one.
+  extended; `-D name=value` gives another value. `$${` is a `${` itself. What a variable
+  makes may be a number or a truth value where the key takes one, whether it is quoted or not; inside `{…}` and `[…]`
+  YAML needs the quotes.
 
 ## How recipes are composed
 

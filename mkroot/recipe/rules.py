@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from mkroot.errors import RecipeError
-from mkroot.recipe.convert import BAD, Path, spelled
-from mkroot.recipe.document import Place
+from mkroot.recipe.convert import BAD
+from mkroot.recipe.document import Path, Place, spelled
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.wants import LocalPath, Want
 

@@ -9,7 +9,8 @@ from msgspec import inspect
 from msgspec.inspect import CustomType, DictType, IntType, LiteralType, Metadata, StructType, VarTupleType
 
 from mkroot.recipe.compose import FREE_TEXT, ONE_VALUE
-from mkroot.recipe.convert import Path, bare, schema
+from mkroot.recipe.convert import bare, schema
+from mkroot.recipe.document import Path
 from mkroot.recipe.normal import plain
 
 _VARIABLE: dict[str, Any] = {"type": "string", "pattern": r"\$\{[A-Za-z_]"}
