@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -70,8 +72,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     not_before: dict[tuple[str, str], int] = {}
 
 
-def obtain(store: Store, source: Source, suite: SuiteSource, http: Http, policy: Policy) -> tuple[Release, SuiteRecord]:
-    """Return a suite's verified Release and what the lock keeps of it; the files are left in the store.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obtained:
+    """A suite's verified Release and what the lock keeps of it.
+
+    keep: call it when the indices are there as well, and the store remembers the Release; before that, what the
+    store remembered stays usable offline.
+    """
+
+    release: Release
+    record: SuiteRecord
+    keep: Callable[[], None]
+
+
+def obtain(store: Store, source: Source, suite: SuiteSource, http: Http, policy: Policy) -> Obtained:
+    """Return a suite's verified Release.
 
     Raises TrustError for what is not signed as it must be, of another suite, from the future, expired, or older than
     what the lock or the store knows; MirrorError where there is no answer, or with `offline` nothing in the store.
@@ -87,17 +102,20 @@ def obtain(store: Store, source: Source, suite: SuiteSource, http: Http, policy:
     release = parse_release(text.decode("utf-8", "surrogateescape"), where)
     _check_name(release, source, suite, where)
     expired = _check_dates(release, source, suite, policy, seen.date, where)
-    if not policy.offline:
-        _keep(store, key, files, told, max(release.date, seen.date))
-    digest = sha256(files[0] or files[1])
-    return release, SuiteRecord(
+    record = SuiteRecord(
         source=source.id,
         suite=suite.name,
-        sha256=digest,
+        sha256=sha256(files[0] or files[1]),
         date=release.date,
         fingerprint=fingerprint,
         expired=expired,
     )
+
+    def keep() -> None:
+        if not policy.offline:
+            _keep(store, key, files, told, release.date)
+
+    return Obtained(release=release, record=record, keep=keep)
 
 
 Files = tuple[bytes, bytes, bytes]  # InRelease, Release, Release.gpg; b"" for what the archive has not

@@ -9,10 +9,10 @@ from pathlib import Path
 from mkroot.archive import packages
 from mkroot.archive.config import Config
 from mkroot.archive.http import Http
-from mkroot.archive.inrelease import Policy, SuiteRecord, obtain
+from mkroot.archive.inrelease import Obtained, Policy, SuiteRecord, obtain
 from mkroot.archive.parallel import each
 from mkroot.archive.source import Source, SuiteSource, at_snapshot, configured_template
-from mkroot.debian.release import Index, Release
+from mkroot.debian.release import Index
 from mkroot.store.store import Store
 
 WORKERS = 6  # at once; indices are unpacked as well, so that more than a few threads do not help
@@ -42,15 +42,17 @@ def refresh(
     tell = progress or (lambda _: None)
     suites = [(n, source, suite) for n, source in enumerate(sources) for suite in source.suites]
 
-    def release(job: tuple[int, Source, SuiteSource]) -> tuple[Release, SuiteRecord]:
+    def release(job: tuple[int, Source, SuiteSource]) -> Obtained:
         return obtain(store, job[1], job[2], http, policy)
 
-    releases: dict[tuple[int, str], tuple[Release, SuiteRecord]] = {}
+    releases: dict[tuple[int, str], Obtained] = {}
     for (n, _, suite), found in each(suites, release, workers=WORKERS, stop=http.stop):
         releases[n, suite.name] = found
         tell(suite.name)
     wanted = [
-        index for n, source, suite in suites for index in packages.listed(source, suite, releases[n, suite.name][0])
+        index
+        for n, source, suite in suites
+        for index in packages.listed(source, suite, releases[n, suite.name].release)
     ]
 
     def get(job: tuple[int, packages.Listed]) -> Index:
@@ -61,9 +63,11 @@ def refresh(
     for (n, job), index in each(jobs, get, workers=WORKERS, stop=http.stop):
         made[n] = index
         tell(job.name)
+    for found in releases.values():
+        found.keep()
     return Refreshed(
         indices=tuple(made[n] for n in range(len(wanted))),
-        suites=tuple(releases[n, suite.name][1] for n, _, suite in suites),
+        suites=tuple(releases[n, suite.name].record for n, _, suite in suites),
     )
 
 
@@ -99,10 +103,12 @@ def snapshot(store: Store, source: Source, date: str, *, config: Config, http: H
     """
 
     def pattern(suite: SuiteSource) -> str:
-        if found := configured_template(source, suite, config):
-            return found
+        if configured := configured_template(source, suite, config):
+            return configured
         lenient = Policy(now=policy.now, offline=policy.offline, allow_expired=True)
-        return obtain(store, source, suite, http, lenient)[0].snapshots
+        found = obtain(store, source, suite, http, lenient)
+        found.keep()
+        return found.release.snapshots
 
     patterns = each(source.suites, pattern, workers=WORKERS, stop=http.stop)
     return at_snapshot(source, date, [(suite, found) for suite, found in patterns])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ def armor(kind: str, data: bytes) -> str:
     return f"-----BEGIN PGP {kind}-----\n\n{lines}\n={check}\n-----END PGP {kind}-----\n"
 
 
+@functools.cache
 def _crc24(data: bytes) -> int:
     crc = 0xB704CE
     for byte in data:
@@ -68,13 +70,18 @@ class Rsa:
         return p * q
 
     def sign(self, hash_name: str, digest: bytes) -> int:
-        p, q = RSA_PRIMES[self.number]
-        info = bytes.fromhex(_DIGEST_INFO[hash_name]) + digest
-        size = (self.modulus.bit_length() + 7) // 8
-        padded = int.from_bytes(b"\0\1" + b"\xff" * (size - 3 - len(info)) + b"\0" + info, "big")
-        d = pow(65537, -1, (p - 1) * (q - 1))
-        by_p, by_q = pow(padded, d % (p - 1), p), pow(padded, d % (q - 1), q)
-        return by_q + q * ((by_p - by_q) * pow(q, -1, p) % p)
+        return _rsa_signature(self.number, hash_name, digest)
+
+
+@functools.cache  # the same archives are signed over and over, and their signatures are the same
+def _rsa_signature(number: int, hash_name: str, digest: bytes) -> int:
+    p, q = RSA_PRIMES[number]
+    info = bytes.fromhex(_DIGEST_INFO[hash_name]) + digest
+    size = ((p * q).bit_length() + 7) // 8
+    padded = int.from_bytes(b"\0\1" + b"\xff" * (size - 3 - len(info)) + b"\0" + info, "big")
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    by_p, by_q = pow(padded, d % (p - 1), p), pow(padded, d % (q - 1), q)
+    return by_q + q * ((by_p - by_q) * pow(q, -1, p) % p)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
