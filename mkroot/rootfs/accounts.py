@@ -14,6 +14,7 @@ DEFAULTS = {  # login.defs(5), where the image's own says nothing
     "PASS_MIN_DAYS": 0, "PASS_MAX_DAYS": 99999, "PASS_WARN_AGE": 7,
     "HOME_MODE": 0o700,  # where login.defs has none, adduser's DIR_MODE
 }  # fmt: skip
+AGES = ("PASS_MIN_DAYS", "PASS_MAX_DAYS", "PASS_WARN_AGE")
 MASTERS = "usr/share/base-passwd"  # base-passwd's own copies, which its postinst installs
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
@@ -21,9 +22,15 @@ GROUP = "root:x:0:\nnogroup:x:65534:\n"
 Lines = list[list[str]]
 
 
-def login_defs(text: str) -> dict[str, int]:
-    """Return the numbers of a login.defs(5) by name, the defaults for those it lacks; octal and hex as strtol(3)."""
+def login_defs(text: str | None) -> dict[str, int]:
+    """Return the numbers of a login.defs(5) by name, the defaults for those it lacks; octal and hex as strtol(3).
+
+    text: None where the image has none. Of a file that is there, missing ages of passwords are -1: none.
+    """
     values = dict(DEFAULTS)
+    if text is None:
+        return values
+    values.update(dict.fromkeys(AGES, -1))
     for line in text.splitlines():
         words = line.split()
         if len(words) < 2 or words[0] not in values:
@@ -118,12 +125,15 @@ class Accounts:
         """Add a user whose password is locked, as useradd does."""
         self.passwd.lines.append([name, "x" if self.shadow.present else "!", str(uid), str(gid), comment, home, shell])
         if self.shadow.present:
-            d = self.defs
-            ages = [str(d[k]) for k in ("PASS_MIN_DAYS", "PASS_MAX_DAYS", "PASS_WARN_AGE")]
-            self.shadow.lines.append([name, "!", str(self.day), *ages, "", "", ""])
+            self.shadow.lines.append([name, "!", *self._ages()])
         if self.defs["UID_MIN"] <= uid <= self.defs["UID_MAX"]:
             self._add_subordinate("subuid", "SUB_UID", name)
             self._add_subordinate("subgid", "SUB_GID", name)
+
+    def _ages(self) -> list[str]:
+        """Return the fields of a shadow line from the third on."""
+        ages = [str(self.defs[k]) if self.defs[k] >= 0 else "" for k in AGES]
+        return [str(self.day), *ages, "", "", ""]
 
     def _add_subordinate(self, file: str, prefix: str, name: str) -> None:
         """Give a user the first free range of subordinate ids (subuid(5)), where the image has the file."""
@@ -149,8 +159,7 @@ class Accounts:
             if fields[1] != value:
                 fields[1], fields[2] = value, str(self.day)
         elif self.shadow.present:
-            ages = [str(self.defs[k]) for k in ("PASS_MIN_DAYS", "PASS_MAX_DAYS", "PASS_WARN_AGE")]
-            self.shadow.lines.append([name, value, str(self.day), *ages, "", "", ""])
+            self.shadow.lines.append([name, value, *self._ages()])
         elif (fields := self.passwd.find(name)) is not None:
             fields[1] = value
 
@@ -167,7 +176,7 @@ def read_accounts(tree: Tree, epoch: int) -> Accounts:
     if texts["group"] is None:
         group = unlocked(_text(tree, f"{MASTERS}/group.master") or GROUP)
         texts["group"], texts["gshadow"] = group, texts["gshadow"] or gshadow_of(group)
-    return Accounts(texts, login_defs(_text(tree, "etc/login.defs") or ""), epoch // 86400)
+    return Accounts(texts, login_defs(_text(tree, "etc/login.defs")), epoch // 86400)
 
 
 def unlocked(text: str) -> str:

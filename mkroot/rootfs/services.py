@@ -44,9 +44,16 @@ def apply_services(recorder: Recorder, services: Services) -> None:
 def _known(units: Units, name: str, key: str) -> Unit:
     unit = units.find(name)
     if unit is None:
-        hint = nearest(name, units.names()) or "add the package that has it to `packages.include`"
+        hint = _nearest(units, name) or "add the package that has it to `packages.include`"
         raise RecipeError(f"the image has no unit `{name}`", where=key, hint=hint)
     return unit
+
+
+def _nearest(units: Units, name: str) -> str | None:
+    """Return a hint that names the unit of the same kind whose name is nearest."""
+    stem, _, kind = name.rpartition(".")
+    hint = nearest(stem, (n.rpartition(".")[0] for n in units.names() if n.endswith("." + kind)))
+    return hint and f"{hint[:-2]}.{kind}`?"
 
 
 def _enable(recorder: Recorder, units: Units, name: str, key: str) -> None:
@@ -145,7 +152,7 @@ def _remove_links(recorder: Recorder, marked: set[str]) -> None:
 def _mask(recorder: Recorder, units: Units, name: str, key: str) -> None:
     unit = units.find(name)
     if unit is None:
-        hint = nearest(name, units.names())
+        hint = _nearest(units, name)
         recorder.note(f"{key}: the image has no unit `{name}`" + (f"; {hint}" if hint else ""))
     place = f"{CONFIG}/{name}"
     node = recorder.tree.nodes.get(recorder.place(place))
