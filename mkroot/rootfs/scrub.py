@@ -20,8 +20,8 @@ ORIGIN = "mkroot: scrub"
 class Row(msgspec.Struct, frozen=True):
     """One kind of thing that is removed.
 
-    glob: paths; `*` within a name, `**` across folders. why: what it is. identity: whether every copy of the image would
-    share a secret or an identity by it; otherwise it is a trace of the build.
+    glob: paths; `*` within a name, `**` across folders. why: what it is.
+    identity: whether every copy of the image would share a secret or an identity by it; else it is a trace of the build.
     """
 
     glob: str

@@ -109,20 +109,19 @@ def test_nothing_is_done_where_nothing_is_asked(tmp_path: Path) -> None:
 def test_dpkgs_database_no_longer_misses_what_went(tmp_path: Path) -> None:
     """Files leave md5sums and Conffiles; the list of names stays, as dpkg's own filter leaves it."""
     store = Store(tmp_path / "store")
-    sums = "0" * 32 + "  usr/share/doc/p/README\n" + "1" * 32 + "  bin/p\n"
     made = layer(
         store,
         tmp_path,
         "p",
         files=dict.fromkeys(("usr/share/doc/p/README", "bin/p", "etc/p/a.conf", "etc/p/b.conf"), b"x"),
         conffiles=("/etc/p/a.conf", "/etc/p/b.conf"),
-        control_files={"md5sums": sums.encode()},
     )
     tree = Tree(LayerStore(store).read)
     tree.apply(made)
     tree.write("var/lib/dpkg/status", b"Package: p\nConffiles:\n /etc/p/a.conf 00\n /etc/p/b.conf 11\nDescription: x\n")
     done = trim(tree, Trim(docs=True, paths=(PathGlob("/etc/p/a*"),)))
-    assert tree.read("var/lib/dpkg/info/p.md5sums").decode() == "1" * 32 + "  bin/p\n"
+    sums = tree.read("var/lib/dpkg/info/p.md5sums").decode()
+    assert [line.split()[1] for line in sums.splitlines()] == ["bin/p"]
     assert b"README" in tree.read("var/lib/dpkg/info/p.list")
     assert tree.read("var/lib/dpkg/status") == b"Package: p\nConffiles:\n /etc/p/b.conf 11\nDescription: x\n"
     assert done.origins["etc/p/a.conf"] == "recipe: trim.paths[0]"
