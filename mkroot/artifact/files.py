@@ -1,0 +1,99 @@
+"""Files written once: hashed on the way, copied inside the kernel, and errors told in words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkroot.errors import ArtifactError
+
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
+_NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY, errno.EBADF)
+
+
+class HashedFile:
+    """A new file whose SHA-256 and size are known when it has been written."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the file, 0644; raises OSError where it is there already."""
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115
+        os.fchmod(self._file.fileno(), 0o644)
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def __enter__(self) -> HashedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append `data`, all of it; raises OSError."""
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self._hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of what was written so far."""
+        return "sha256:" + self._hash.hexdigest()
+
+
+def copy_file(source: Path, target: Path, mode: int = 0o644) -> None:
+    """Copy a file's content to a new one, sharing or copying blocks inside the kernel where it can; raises OSError."""
+    with open(source, "rb", buffering=0) as src, open(target, "xb", buffering=0) as dst:
+        os.fchmod(dst.fileno(), mode)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(dst.fileno(), _FICLONE, src.fileno())
+            return
+        left = os.fstat(src.fileno()).st_size
+        try:
+            while left:
+                n = os.copy_file_range(src.fileno(), dst.fileno(), min(left, 1 << 30))
+                if not n:
+                    break
+                left -= n
+        except OSError as e:
+            if e.errno not in _NO_COPY:
+                raise
+        while data := src.read(1 << 20):  # both files' offsets stand where the kernel stopped
+            view = memoryview(data)
+            while view:
+                view = view[dst.write(view) :]
+
+
+@contextlib.contextmanager
+def told(where: Path) -> Iterator[None]:
+    """Turn an OSError into an ArtifactError that says what is wrong with `where`."""
+    try:
+        yield
+    except OSError as e:
+        raise ArtifactError(_reason(e), where=str(where), hint=_HINTS.get(e.errno or 0)) from e
+
+
+_HINTS = {
+    errno.ENOSPC: "make room there, or choose another folder with `-o DIR`",
+    errno.EDQUOT: "make room there, or choose another folder with `-o DIR`",
+    errno.EACCES: "choose a folder that you may write to with `-o DIR`",
+    errno.EPERM: "choose a folder that you may write to with `-o DIR`",
+    errno.EROFS: "choose a folder that you may write to with `-o DIR`",
+    errno.ENOTDIR: "choose another folder with `-o DIR`",
+    errno.EEXIST: "choose another folder with `-o DIR`",
+}
+
+
+def _reason(e: OSError) -> str:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: the output cannot be written"
+    if e.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "the output folder is a file" if not e.filename else f"the output folder is a file: {e.filename}"
+    name = f" ({e.filename})" if isinstance(e.filename, str) else ""
+    return f"the output cannot be written: {e.strerror}{name}"

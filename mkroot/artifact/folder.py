@@ -1,0 +1,124 @@
+"""The output folder `OUT/NAME/ARCH`: made aside, swapped in by one rename, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkroot.artifact.files import told
+from mkroot.artifact.manifest import FILE_NAME
+from mkroot.errors import ArtifactError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # renameat2(2)
+
+
+def target_folder(out: Path, name: str, architecture: str) -> Path:
+    """Return where the artifacts of a recipe are, or would be."""
+    return out / name / architecture
+
+
+@contextlib.contextmanager
+def output_folder(out: Path, name: str, architecture: str) -> Iterator[Path]:
+    """Yield an empty folder beside the target; on a clean exit it takes the target's place, else it goes.
+
+    An output of an earlier build is replaced as a whole, in one step. Raises ArtifactError where the target cannot be
+    written, or is something else than an output of mkroot.
+    """
+    target = target_folder(out, name, architecture)
+    prefix = f".{name.replace('/', '-')}.{architecture}.new"
+    with told(target):
+        _refuse_foreign(target)
+        out.mkdir(parents=True, exist_ok=True)
+        _remove_stale(out, prefix)
+        aside = Path(tempfile.mkdtemp(prefix=prefix, dir=out))
+    lock = -1
+    try:
+        with told(target):
+            lock = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            fresh = aside / "out"
+            fresh.mkdir()
+            fresh.chmod(0o755)
+            yield fresh
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _swap(fresh, target, aside / "old")
+    finally:
+        remove(aside)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _refuse_foreign(target: Path) -> None:
+    try:
+        found = os.listdir(target)
+    except FileNotFoundError:
+        return
+    if found and FILE_NAME not in found:
+        raise ArtifactError(
+            "the folder is there already and is not an output of mkroot: it is not replaced",
+            where=str(target),
+            hint="remove it, or choose another folder with `-o DIR`",
+        )
+
+
+def _swap(fresh: Path, target: Path, old: Path) -> None:
+    """Put `fresh` in the place of `target`, which goes to `fresh` or `old` where it was there."""
+    try:
+        os.rename(fresh, target)  # where there is nothing, or an empty folder
+        return
+    except OSError as e:
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        paths = os.fsencode(fresh), os.fsencode(target)
+        if libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), str(target))
+    os.rename(target, old)  # a file system that cannot exchange: for a moment there is no output
+    try:
+        os.rename(fresh, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+
+
+def _remove_stale(out: Path, prefix: str) -> None:
+    """Remove what builds that were killed have left: a living one holds its folder's lock."""
+    for path in sorted(out.glob(prefix + "*")):
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(path)
+            finally:
+                os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder and all that is in it, also where folders of a root are not writable; never through a link."""
+
+    def make_writable(function: object, name: str, error: object) -> None:
+        with contextlib.suppress(OSError):
+            for place in (os.path.dirname(name), name):
+                if stat.S_ISDIR(os.lstat(place).st_mode):
+                    os.chmod(place, 0o700)
+            if os.path.isdir(name) and not os.path.islink(name):
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                os.unlink(name)
+
+    shutil.rmtree(path, onerror=make_writable)
+    if path.exists():
+        shutil.rmtree(path, ignore_errors=True)
