@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mkroot.archive.address import Address
-from mkroot.archive.http import Http, WrongSizeError
+from mkroot.archive.http import CancelledError, Http, WrongSizeError
 from mkroot.archive.parallel import each
 from mkroot.digest import is_sha256, sha256_file
 from mkroot.errors import MirrorError, PackageError, StoreError, TrustError
@@ -144,6 +144,8 @@ def _transfer(job: Wanted, aside: Path, http: Http, progress: Progress | None, f
     """Write the package to `aside`; return what is wrong with it, "" for nothing."""
     hasher = hashlib.sha256()
     done = 0
+    if http.stop.is_set():
+        raise CancelledError("given up", where=str(job.address))
     with open(aside, "wb", buffering=0) as f:
         for chunk in http.stream(job.address, limit=job.size, size=job.size, fresh=fresh):
             f.write(chunk)

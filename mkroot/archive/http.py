@@ -161,7 +161,7 @@ class Http:
         condition: Meta | None,
         meta: Callable[[Meta], None] | None,
     ) -> Iterator[memoryview]:
-        headers = {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"mkroot/{mkroot.__version__}"}
         if start:
             headers["Range"] = f"bytes={start}-"
         if fresh:
@@ -193,22 +193,23 @@ class Http:
         """Yield what lies at `start` and after; `offset` is where the answer starts."""
         import urllib3
 
-        buffer = memoryview(bytearray(CHUNK))
         at = offset
         while True:
             if self.stop.is_set():
                 raise CancelledError("given up", where=str(address))
             try:
-                n = response.readinto(buffer)
+                # read1, for read loses what had arrived of a chunk when the connection breaks
+                chunk = response.read1(CHUNK)
             except (urllib3.exceptions.HTTPError, OSError) as e:
                 raise _Again(f"the transfer broke off after {at} bytes ({_cause(e)})") from None
+            n = len(chunk)
             if not n:
                 break
             at += n
             if at > most:
                 raise WrongSizeError(f"it is longer than the {most} bytes expected", where=str(address))
             if at > start:
-                yield buffer[max(0, n - (at - start)) : n]
+                yield memoryview(chunk)[max(0, n - (at - start)) :]
         if total is not None and at < total:
             raise _Again(f"the transfer broke off after {at} of {total} bytes")
 
@@ -264,7 +265,6 @@ class Http:
                 options: dict[str, Any] = {
                     "maxsize": self.connections,
                     "timeout": urllib3.Timeout(connect=min(self.timeout, 15.0), read=self.timeout),
-                    "headers": {"User-Agent": f"mkroot/{mkroot.__version__}"},
                 }
                 if proxy:
                     auth = _proxy_auth(proxy)

@@ -253,7 +253,7 @@ def _keep(store: Store, key: str, files: Files, told: _Seen, date: int) -> None:
         if data and _entry(store, names[-1]) != data:
             with contextlib.suppress(FileNotFoundError):
                 store.path(KIND, names[-1]).unlink()
-            with store.writing(KIND, names[-1]) as aside:
+            with store.writing(KIND, names[-1], sync=False) as aside:  # its digest is checked when it is read
                 aside.write_bytes(data)
     seen = _Seen(
         inrelease=names[0],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
+
+GRACE = 0.5  # seconds that jobs get to notice that they are to end; one that waits for a silent server may not
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -37,8 +40,9 @@ def each(jobs: Sequence[J], work: Callable[[J], R], *, workers: int, stop: threa
             except BaseException as e:  # handed to the reader, who raises it
                 done.put(e)
 
-    for _ in range(min(workers, len(jobs))):
-        threading.Thread(target=run, daemon=True, name="mkroot-archive").start()
+    threads = [threading.Thread(target=run, daemon=True, name="mkroot-archive") for _ in range(min(workers, len(jobs)))]
+    for thread in threads:
+        thread.start()
     finished = False
     try:
         for _ in jobs:
@@ -50,3 +54,6 @@ def each(jobs: Sequence[J], work: Callable[[J], R], *, workers: int, stop: threa
     finally:
         if not finished:
             stop.set()
+            until = time.monotonic() + GRACE
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
