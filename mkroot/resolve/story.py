@@ -106,10 +106,11 @@ class _Story:
 
     def _want_line(self, want: Want) -> str:
         name = self._name(want.version.node)
+        asked = "requested" if want.kind == "requested" and want.detail == name else want.text()
         if not any(self._search.allowed(v) for v in want.version.node.versions):
             self._forbidden(want.version.node)
-            return f"{name} is {want.text()}, but {self._why_forbidden(want.version.node)}"
-        return f"{name} is {want.text()}"
+            return f"{name} is {asked}, but {self._why_forbidden(want.version.node)}"
+        return f"{name} is {asked}"
 
     def _needs_line(self, version: Version, group: Group, solutions: Sequence[Version]) -> str:
         line = f"{self._label(version)} {_VERB[group.kind]} {group.text()}"
