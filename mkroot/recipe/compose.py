@@ -171,11 +171,14 @@ class Composition:
                 else:
                     self.vars[name] = node.text
         for name, value in defines.items():
+            if not value.isascii() and re.search("[\ud800-\udfff]", value):
+                self.faults.append(RecipeError(f"`-D {short(name)}`: the value is not UTF-8 text"))
+                continue
             if name not in self.vars and self.whole:
                 known = ", ".join(f"`{var}`" for var in sorted(self.vars))
                 self.faults.append(
                     RecipeError(
-                        f"`-D {name}`: the recipe declares no such variable under `vars`",
+                        f"`-D {short(name)}`: the recipe declares no such variable under `vars`",
                         where=self.files[0] or "<stdin>",
                         hint=f"it declares {known}" if known else f"add `vars: {{{name}: …}}` to the recipe",
                     )
@@ -248,18 +251,24 @@ class Composition:
             return self._merged_keys(base if isinstance(base, Keys) else Keys(over.place, {}), over, path)
         if not isinstance(over, Items) or path in ONE_VALUE:
             return over
-        nodes = list(base.nodes) if isinstance(base, Items) else []
-        inherited = list(nodes)
+        inherited = list(base.nodes) if isinstance(base, Items) else []
+        named: dict[str, list[Node]] = {}
+        gone: set[int] = set()
+        added = []
         for node in over.nodes:
-            gone = node.text[1:] if isinstance(node, Scalar) and node.text.startswith("-") else None
-            if not gone or path in FREE_TEXT or gone.isdigit():
-                nodes.append(node)
-            elif found := [item for item in inherited if gone in _identities(item)]:
-                nodes = [item for item in nodes if not any(item is other for other in found)]
+            if not isinstance(node, Scalar) or not re.match("-.", node.text) or path in FREE_TEXT:
+                added.append(node)
+                continue
+            if not named:
+                for item in inherited:
+                    for name in _identities(item):
+                        named.setdefault(name, []).append(item)
+            if found := named.get(node.text[1:]):
+                gone.update(id(item) for item in found)
             else:
                 hint = "`-name` takes an item out of a list that is inherited by `extends`"
-                self.fault(node.place, f"`{'.'.join(path)}`: `-{gone}` takes nothing out", hint)
-        return Items(over.place, nodes)
+                self.fault(node.place, f"`{spelled(path)}`: `{short(node.text)}` takes nothing out", hint)
+        return Items(over.place, [item for item in inherited if id(item) not in gone] + added)
 
 
 def _identities(node: Node) -> set[str]:

@@ -12,6 +12,7 @@ from msgspec import inspect
 from msgspec.inspect import CustomType, DictType, Field, IntType, LiteralType, StructType, VarTupleType
 
 from mkroot.errors import RecipeError
+from mkroot.recipe.compose import ONE_VALUE
 from mkroot.recipe.document import Items, Keys, Node, Path, Place, Scalar, kind, read_as, short, spelled
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.values import Refused
@@ -54,7 +55,7 @@ class Converter:
 
     def fault(self, place: Place, path: Path, what: str, hint: str | None = None) -> None:
         where = f"`{spelled(path)}`: " if path else ""
-        self.faults.append(RecipeError(where + what, where=str(place), hint=hint))
+        self.faults.append(RecipeError(where + what, where=str(place), hint=hint and short(hint, 300)))
 
     def value(self, node: Node, info: inspect.Type, path: Path, place: Place) -> Any:
         """Return what `node` is as the type `info`, or BAD; `place` is where a fault of it is reported."""
@@ -102,16 +103,16 @@ class Converter:
             self.fault(place, path, f"expected a list, not {kind(node)}", text or None)
             return BAD
         values: list[Any] = []
-        unique = not isinstance(bare(info.item_type), StructType) and path not in (
-            ("image", "cmd"),
-            ("image", "entrypoint"),
-        )
+        seen: set[Any] = set()
+        # What stands twice in a list of names counts once; an item of a command line or a map is always its own.
+        names = not isinstance(bare(info.item_type), StructType) and path not in ONE_VALUE
         for i, item in enumerate(node.nodes):
-            here = (*path, i)
-            self.places[here] = item.place
-            value = self.value(item, info.item_type, here, item.place)
-            if not unique or value is BAD or value not in values:
+            self.places[(*path, len(values))] = item.place  # by its number in the result
+            value = self.value(item, info.item_type, (*path, i), item.place)
+            if value is BAD or not names or value not in seen:
                 values.append(value)
+            if names and value is not BAD:
+                seen.add(value)
         if len(values) < (info.min_length or 0):
             self.fault(place, path, "expected a list of at least one item")
             return BAD

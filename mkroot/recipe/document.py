@@ -17,8 +17,8 @@ MAX_DEPTH = 40
 _CORE = "tag:yaml.org,2002:"
 _SCALAR_TAGS = frozenset(_CORE + kind for kind in ("str", "int", "float", "bool", "null"))
 # YAML 1.2.2, [1] c-printable, less U+FEFF, which is a mark at the beginning and nothing elsewhere
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-
+_UNPRINTABLE = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+_LINES = str.maketrans("", "", "\t\n\r")
 
 Path = tuple[str | int, ...]  # the keys and numbers that lead to a value
 
@@ -107,7 +107,8 @@ def decoded(data: bytes, file: str) -> str:
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         where = Place(file, before.count(b"\n") + 1, column)
         raise RecipeError("a recipe is UTF-8 text, and this is not", where=str(where)) from None
-    if found := _UNPRINTABLE.search(text):
+    plain = text.isascii() and text.translate(_LINES).isprintable()  # without compiling what follows
+    if not plain and (found := re.search(_UNPRINTABLE, text)):
         before_text = text[: found.start()]
         where = Place(file, before_text.count("\n") + 1, found.start() - (before_text.rfind("\n") + 1) + 1)
         raise RecipeError(
@@ -259,23 +260,31 @@ class _Composer:
 
 
 # What YAML 1.1 (and so most programs that read YAML) makes of text without quotes, and YAML 1.2 where it differs
-_READ_AS = (
-    ("nothing", r"|~|null|Null|NULL"),
-    ("a truth value", r"[yY]|[nN]|yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF"),
+_NOTHING = frozenset(("", "~", "null", "Null", "NULL"))
+_TRUTH = frozenset(
+    form
+    for word in ("y", "yes", "n", "no", "true", "false", "on", "off")
+    for form in (word, word.title(), word.upper())
+)
+_NUMBERS = (
     ("a number", r"[-+]?(?:0b[01_]+|0o[0-7]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)"),
     ("a number", r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*\.[0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"),
     ("a number", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"),
     ("a number to base 60", r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?"),
     ("a date", r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}.*)?"),
 )
-_SURPRISES = tuple((what, re.compile(pattern)) for what, pattern in _READ_AS)
 
 
 def read_as(text: str) -> str | None:
     """Return what YAML reads in `text` where it is not quoted, or None where that is the text itself."""
-    for what, pattern in _SURPRISES:
-        if pattern.fullmatch(text):
-            return what
+    if text in _NOTHING:
+        return "nothing"
+    if text in _TRUTH:
+        return "a truth value"
+    if text[0] in "0123456789+-.":
+        for what, pattern in _NUMBERS:
+            if re.fullmatch(pattern, text):
+                return what
     return None
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mkroot.errors import Faults, RecipeError
+from mkroot.errors import MESSAGE_LIMIT, Faults, RecipeError
 from mkroot.recipe.compose import Composition, Reader, read_file
 from mkroot.recipe.convert import Converter, schema
-from mkroot.recipe.document import Entry, Keys, Place, Scalar
+from mkroot.recipe.document import Entry, Keys, Scalar
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.rules import Rules, missing_files
+
+MAX_FAULTS = 100  # told at once
 
 
 def load(
@@ -83,7 +85,9 @@ def _ordered(faults: list[RecipeError], files: list[str]) -> list[RecipeError]:
         return (order.get(found[1], len(order)), int(found[2]), int(found[3]), fault.what)
 
     unique = {(fault.where, fault.what): fault for fault in faults}
-    return sorted(unique.values(), key=key)
-
-
-__all__ = ["Place", "load"]
+    ordered = sorted(unique.values(), key=key)
+    told = ordered[:MAX_FAULTS]
+    while len(told) > 1 and sum(len(str(fault)) + 1 for fault in told) > MESSAGE_LIMIT - 200:
+        told.pop()
+    more = len(ordered) - len(told)
+    return [*told, RecipeError(f"and {more} more fault{'s' if more > 1 else ''}")] if more else told

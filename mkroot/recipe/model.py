@@ -3,8 +3,7 @@
 The JSON Schema and docs/recipe.md are made from these types, so a key's description here is its documentation.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: msgspec would have to evaluate each of them again, which takes 5 ms.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 

@@ -13,6 +13,11 @@ from mkroot.recipe.model import Recipe
 from mkroot.recipe.wants import LocalPath, Want
 
 T = TypeVar("T")
+# Codenames that only one of the two has ever used; a suite that is not listed proves nothing.
+CODENAMES = {
+    "debian": ("bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "oldstable", "testing", "unstable"),
+    "ubuntu": ("xenial", "bionic", "focal", "jammy", "mantic", "noble", "oracular", "plucky", "questing", "resolute"),
+}
 BOOTING = frozenset({"bootfs", "uki", "disk.raw", "disk.qcow2", "iso"})
 
 
@@ -49,6 +54,9 @@ class Rules:
 
     def _sources(self) -> None:
         recipe = self.recipe
+        for distro, codenames in CODENAMES.items():
+            if distro != recipe.distro and ("distro",) in self.places and recipe.suite in codenames:
+                self.fault(("suite",), f"`{recipe.suite}` is a suite of {distro.title()}", f"write `distro: {distro}`")
         sources = list(good(recipe.sources))
         self._once(
             ((("sources", i, "id"), s.id) for i, s in sources),
@@ -75,13 +83,12 @@ class Rules:
     def _packages(self) -> None:
         packages = self.recipe.packages
         wants = [(i, want) for i, want in good(packages.include) if want.file is None]
-        by_name: dict[tuple[str, str], tuple[int, Want]] = {}
+        first: dict[tuple[str, str], Want] = {}
         for i, want in wants:
-            name = (want.name, want.arch)
-            if name in by_name:
-                other = by_name[name][1]
-                self.fault(("packages", "include", i), f"`{want}` and `{other}` ask for one package in two ways")
-            by_name[name] = (i, want)
+            if want.version or want.suite:
+                other = first.setdefault((want.name, want.arch), want)
+                if other is not want:
+                    self.fault(("packages", "include", i), f"`{want}` and `{other}` ask for one package in two ways")
         excluded = {name for _, name in good(packages.exclude)}
         for i, want in wants:
             full = f"{want.name}:{want.arch}" if want.arch else want.name

@@ -6,9 +6,7 @@ Each has `parse`, which takes the text of the recipe and raises `Refused`; `patt
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import ClassVar, Self
-from urllib.parse import urlsplit
 
 ARCHITECTURES = (
     "amd64", "arm64", "armel", "armhf", "i386", "loong64", "mips64el", "mipsel", "ppc64el", "riscv64", "s390x",
@@ -148,6 +146,8 @@ class Url(Text):
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        from urllib.parse import urlsplit
+
         url = super().parse(text)
         if not url.isprintable():
             raise Refused(f"expected {cls.expected}, without control characters")
@@ -162,6 +162,8 @@ class Url(Text):
 
     def bare(self) -> str:
         """Return the address without user and password."""
+        from urllib.parse import urlsplit
+
         parts = urlsplit(self)
         path = parts.path.rstrip("/") or ("/" if parts.scheme == "file" else "")
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path).geturl()
@@ -176,6 +178,8 @@ class AptMirror(Text):
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        from urllib.parse import urlsplit
+
         mirror = super().parse(text)
         if mirror not in ("used", "none") and "@" in urlsplit(Url.parse(text)).netloc:
             raise Refused("expected an address without user and password, for it becomes part of the image")
@@ -191,6 +195,8 @@ class Snapshot(Text):
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        from datetime import datetime
+
         snapshot = super().parse(text)
         try:
             datetime.strptime(snapshot, "%Y%m%dT%H%M%SZ")
