@@ -142,24 +142,42 @@ def _grouped(
 
 
 def _mount_overlay(at: Path, lowers: Sequence[Path], upper: Path | None, work: Path | None, namespaced: bool) -> None:
+    """Mount, giving every folder by the short name of a link in one folder.
+
+    So neither the length nor the characters of their paths matter, and /proc/mounts in the union tells nothing of them.
+    """
     if work is not None:
         work.mkdir(exist_ok=True)
     options = [*_PLAIN, *((("userxattr", ""),) if namespaced else ())]
     if upper is not None:
         options.append(("volatile", ""))  # no sync of the upper: it is thrown away, or copied and then synced
+    links = at.parent / f".{at.name}.links"
+    links.mkdir()
+
+    def mount() -> None:
+        names = [_link(links, f"{i:x}", lower) for i, lower in enumerate(lowers)]
+        writable = None
+        if upper is not None and work is not None:
+            writable = _link(links, "u", upper), _link(links, "w", work)
+        target = _link(links, "at", at)
+        try:
+            _mount_by_context(target, names, writable, options)
+        except OSError as e:
+            # ENOSYS: before 5.2; EINVAL: before 6.8, which knows no `lowerdir+`, or a real fault, which comes up again.
+            if e.errno not in (errno.ENOSYS, errno.EINVAL, errno.EPERM):
+                raise
+            _mount_by_options(target, names, writable, options)
+
     try:
-        _mount_by_context(at, lowers, upper, work, options)
-    except OSError as e:
-        # ENOSYS: before 5.2; EINVAL: before 6.8, which knows no `lowerdir+`, or a real fault, which comes up again.
-        if e.errno not in (errno.ENOSYS, errno.EINVAL, errno.EPERM):
-            raise
-        _mount_by_options(at, lowers, upper, work, options)
+        _in_folder(links, mount)
+    finally:
+        shutil.rmtree(links, ignore_errors=True)
 
 
 def _mount_by_context(
-    at: Path, lowers: Sequence[Path], upper: Path | None, work: Path | None, options: list[tuple[str, str]]
+    at: str, lowers: Sequence[str], writable: tuple[str, str] | None, options: list[tuple[str, str]]
 ) -> None:
-    """Mount through fsopen: layers are given one by one, so neither their number's text nor their names matter."""
+    """Mount through fsopen, where layers are given one by one."""
     context = linux.fsopen("overlay")
     try:
         linux.fsconfig(context, linux.FSCONFIG_SET_STRING, "source", "mkroot")
@@ -173,63 +191,41 @@ def _mount_by_context(
                 if e.errno != errno.EINVAL or name == "userxattr":
                     raise
         for lower in lowers:
-            linux.fsconfig(context, linux.FSCONFIG_SET_STRING, "lowerdir+", _short(lower))
-        if upper is not None and work is not None:
-            linux.fsconfig(context, linux.FSCONFIG_SET_STRING, "upperdir", _short(upper))
-            linux.fsconfig(context, linux.FSCONFIG_SET_STRING, "workdir", _short(work))
+            linux.fsconfig(context, linux.FSCONFIG_SET_STRING, "lowerdir+", lower)
+        if writable is not None:
+            linux.fsconfig(context, linux.FSCONFIG_SET_STRING, "upperdir", writable[0])
+            linux.fsconfig(context, linux.FSCONFIG_SET_STRING, "workdir", writable[1])
         linux.fsconfig(context, linux.FSCONFIG_CMD_CREATE)
         mount = linux.fsmount(context)
         try:
-            linux.move_mount(mount, str(at))
+            linux.move_mount(mount, at)
         finally:
             os.close(mount)
     finally:
         os.close(context)
 
 
-def _short(path: Path) -> str:
-    text = str(path)
-    if len(os.fsencode(text)) > 255:  # fsconfig takes 255 bytes a string; mount(2) with links does not care
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), text)
-    return text
-
-
 def _mount_by_options(
-    at: Path, lowers: Sequence[Path], upper: Path | None, work: Path | None, options: list[tuple[str, str]]
+    at: str, lowers: Sequence[str], writable: tuple[str, str] | None, options: list[tuple[str, str]]
 ) -> None:
-    """Mount through mount(2), whose options must fit in a page: layers go by short names of links in one folder.
-
-    The links are looked up from a thread that has a current folder of its own.
-    """
-    links = at.parent / f".{at.name}.links"
-    links.mkdir()
-    try:
-        names = [_link(links, f"{i:x}", lower) for i, lower in enumerate(lowers)]
-        layers = ["lowerdir=" + ":".join(names)]
-        if upper is not None and work is not None:
-            layers += ["upperdir=" + _link(links, "u", upper), "workdir=" + _link(links, "w", work)]
-        target = _link(links, "at", at)
-        # Options that some kernels do not know, the newest dropped first.
-        for unknown in (
-            (),
-            ("uuid",),
-            ("uuid", "volatile"),
-            tuple(n for n, _ in options if n != "userxattr"),
-        ):
-            words = [n + ("=" + v if v else "") for n, v in options if n not in unknown]
-            data = ",".join([*words, *layers])
-            if len(data) >= _PAGE:
-                raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), str(at))
-            try:
-                _in_folder(links, lambda data=data: linux.mount("mkroot", target, "overlay", 0, data))  # type: ignore[misc]
-                return
-            except OSError as e:
-                if e.errno != errno.EINVAL:
-                    raise
-                fault = e
-        raise fault
-    finally:
-        shutil.rmtree(links, ignore_errors=True)
+    """Mount through mount(2), whose options must fit in a page, and which refuses all if it does not know one."""
+    layers = ["lowerdir=" + ":".join(lowers)]
+    if writable is not None:
+        layers += [f"upperdir={writable[0]}", f"workdir={writable[1]}"]
+    fault = OSError(errno.EINVAL, os.strerror(errno.EINVAL), at)
+    for unknown in (("uuid",), ("uuid", "volatile"), tuple(n for n, _ in options if n != "userxattr")):
+        words = [n + ("=" + v if v else "") for n, v in options if n not in unknown]
+        data = ",".join([*words, *layers])
+        if len(data) >= _PAGE:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), at)
+        try:
+            linux.mount("mkroot", at, "overlay", 0, data)
+            return
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            fault = e
+    raise fault
 
 
 def _link(links: Path, name: str, target: Path) -> str:

@@ -1,0 +1,466 @@
+"""Runs maintainer scripts, triggers and hooks in an image's root, away from the host."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import marshal
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from mkroot.errors import SandboxError
+from mkroot.rootfs import linux, sandbox_init
+from mkroot.rootfs.identity import SINGLE, Identity
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KEPT_OUTPUT = 1 << 20  # bytes of a command's output that are kept, the last ones
+STATUS_FD = 3
+# Policy 9.3.3.2 (invoke-rc.d asks it): 101 forbids the action.
+POLICY_RC_D = ("/usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", 0o755)
+_START_STOP = b"#!/bin/sh\necho 'start-stop-daemon: nothing is started while an image is built' >&2\nexit 0\n"
+
+StatusCallback = Callable[[str, float], None]
+
+
+class Completed(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that ended.
+
+    returncode: its exit status; the negative number of the signal that ended it; 126 or 127 where `fault` says why it
+    could not be executed. output: what it wrote to stdout and stderr, the last mebibyte. left: how many processes it
+    left behind, which are gone now. seconds: how long it took.
+    """
+
+    returncode: int
+    output: bytes
+    truncated: bool = False
+    fault: str = ""
+    left: int = 0
+    seconds: float = 0.0
+
+
+def environment_for(epoch: int, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the whole environment of a maintainer script; nothing of the host's is in it."""
+    fixed = {
+        "DEBCONF_NONINTERACTIVE_SEEN": "true",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "LANGUAGE": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "LOGNAME": "root",
+        "PATH": PATH,
+        "SHELL": "/bin/sh",
+        "SOURCE_DATE_EPOCH": str(epoch),
+        "TERM": "dumb",
+        "USER": "root",
+    }
+    return {**fixed, **(extra or {})}
+
+
+def scaffold(folder: Path) -> Path:
+    """Make a lower layer that holds what a sandbox mounts upon, and return it.
+
+    Put on top of a union's lowers it keeps the sandbox from making these in the upper: the folders /dev and /proc, and
+    a policy-rc.d that starts nothing. Nothing of it reaches the upper unless a script writes to it. Safe to do twice.
+    """
+    for name in ("dev", "proc", "usr/sbin"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name in ("", "dev", "proc", "usr", "usr/sbin"):
+        os.chmod(folder / name, 0o755)
+    path, content, mode = POLICY_RC_D
+    at = folder / path.lstrip("/")
+    at.write_bytes(content)
+    os.chmod(at, mode)
+    return folder
+
+
+class Sandbox:
+    """A root with its own processes, mounts, IPC, host name and network, for the time of a `with` statement.
+
+    In it: a minimal /dev, a fresh /proc without what tells of the host, no /sys (it is the host's; what a script made
+    of it would differ from host to host), the root's own /run and /tmp. No terminal, no host path, environment or
+    descriptor. Capabilities are cut down to what scripts need; no file system but the nodes of /dev opens devices.
+    `no_new_privs` is not set, for postinst scripts use su. Services are not started: policy-rc.d forbids it, and
+    start-stop-daemon does nothing.
+
+    root: a folder or mount point, in this process's mount namespace. network: keep the host's network, with its
+    resolv.conf (hooks only; the host's abstract and loopback sockets can be reached then). start_stop: hide the root's
+    start-stop-daemon; off for hooks that may upgrade dpkg. sysfs: mount a read-only /sys. epoch: SOURCE_DATE_EPOCH.
+
+    When it ends, however it ends, every process in it is gone, and what it mounted left no trace in the root. It ends
+    at once when mkroot is killed.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        identity: Identity,
+        epoch: int,
+        network: bool = False,
+        hostname: str = "localhost",
+        environment: Mapping[str, str] | None = None,
+        start_stop: bool = True,
+        sysfs: bool = False,
+    ) -> None:
+        self.root = root
+        self.identity = identity
+        self.environment = environment_for(epoch, environment)
+        self.limits: tuple[str, ...] = ()
+        self._network, self._hostname, self._start_stop, self._sysfs = network, hostname, start_stop, sysfs
+        self._pid = 0
+        self._control: socket.socket | None = None
+        self._created: list[str] = []
+        self._busy = threading.Lock()
+
+    # ---- start and end
+
+    def __enter__(self) -> Sandbox:
+        """Start it; raises SandboxError where this host cannot, saying what to enable."""
+        if not self.identity.can_mount:
+            raise SandboxError(
+                f"maintainer scripts cannot run: {self.identity.reason}",
+                hint=f"{self.identity.hint}; `configure: static` and `configure: none` work without",
+            )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = ours
+        try:
+            for s in (ours, theirs):
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sandbox_init.MESSAGE * 2)
+            self._spawn(theirs)
+            theirs.close()
+            ours.send(marshal.dumps(self._config()))
+            self._ready(self._receive())
+        except BaseException:
+            theirs.close()
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it at once, with everything in it; doing it twice is no error."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)  # the kernel kills the whole PID namespace with its process 1
+            os.waitpid(self._pid, 0)  # and that returns when all of them are gone
+            self._pid = 0
+        self._remove_created()
+
+    def _spawn(self, theirs: socket.socket) -> None:
+        """Start process 1 of a new PID namespace.
+
+        A thread of its own leaves the PID namespace for its children and starts one. That needs no fork of mkroot,
+        whose memory may be large and whose threads may hold locks.
+        """
+        faults: list[OSError] = []
+
+        def spawn() -> None:
+            descriptors = []
+            try:
+                linux.unshare(linux.CLONE_NEWPID)
+                control = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 10)
+                descriptors.append(control)
+                actions: list[tuple[object, ...]] = [
+                    (os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in (0, 1, 2)
+                ]
+                actions.append((os.POSIX_SPAWN_DUP2, control, sandbox_init.CONTROL))
+                actions.append(self._alive(descriptors))
+                self._pid = os.posix_spawn(
+                    sys.executable,
+                    [sys.executable, "-I", "-S", "-B", "-c", _BOOT, str(Path(__file__).parents[2])],
+                    {},
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=(),
+                )
+            except OSError as e:
+                faults.append(e)
+            finally:
+                for fd in descriptors:
+                    os.close(fd)
+
+        thread = threading.Thread(target=spawn)
+        thread.start()
+        thread.join()
+        if faults:
+            raise SandboxError(f"a sandbox cannot be started: {faults[0].strerror}") from faults[0]
+
+    @staticmethod
+    def _alive(descriptors: list[int]) -> tuple[object, ...]:
+        """Return the action that gives the child a descriptor by which it sees this process end."""
+        try:
+            fd = linux.pidfd_open(os.getpid())
+        except OSError:
+            return (os.POSIX_SPAWN_CLOSE, sandbox_init.ALIVE)
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+        os.close(fd)
+        descriptors.append(high)
+        return (os.POSIX_SPAWN_DUP2, high, sandbox_init.ALIVE)
+
+    def _config(self) -> dict[str, object]:
+        files = [(*POLICY_RC_D, True)]
+        if self._start_stop:
+            files += [(f"{d}/start-stop-daemon", _START_STOP, 0o755, False) for d in ("/usr/sbin", "/sbin")]
+        if self._network:
+            with contextlib.suppress(OSError):  # a host without one resolves without one
+                files.append(("/etc/resolv.conf", Path("/etc/resolv.conf").read_bytes()[:65536], 0o644, True))
+        return {
+            "root": str(self.root.absolute()),
+            "network": self._network,
+            "sysfs": self._sysfs,
+            "hostname": self._hostname,
+            "files": files,
+            "single": self.identity.kind == SINGLE,
+        }
+
+    def _receive(self) -> list[str]:
+        assert self._control is not None
+        data = self._control.recv(sandbox_init.MESSAGE)
+        if not data:
+            raise SandboxError("the sandbox ended before it was ready", where=str(self.root))
+        return data.decode("utf-8", "surrogateescape").split("\0")
+
+    def _ready(self, answer: list[str]) -> None:
+        if answer[0] == "ready":
+            count = int(answer[1])
+            self._created = answer[2 : 2 + count]
+            self.limits = tuple(answer[2 + count :])
+            return
+        self._created = [name for name in answer[3:] if name]
+        raise SandboxError(
+            f"a sandbox cannot be made of this root: {answer[2].replace(str(self.root.absolute()), '')}",
+            where=str(self.root),
+            hint="`mkroot doctor` tells what this host allows",
+        )
+
+    def _remove_created(self) -> None:
+        """Take away what was made in the root to mount upon, and give the folders around it their times back."""
+        created, self._created = self._created, []
+        if not created:
+            return
+        at = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for path in reversed(created):
+                folder, _, name = path.strip("/").rpartition("/")
+                try:
+                    parent = linux.open_beneath(at, folder, os.O_RDONLY | os.O_DIRECTORY)
+                except OSError:
+                    continue
+                try:
+                    times = os.fstat(parent)
+                    if path.count("/") == 1 and not name.endswith(".conf"):
+                        os.rmdir(name, dir_fd=parent)
+                    else:
+                        os.unlink(name, dir_fd=parent)
+                    os.utime(parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+                except OSError:
+                    pass  # a script put something of its own there
+                finally:
+                    os.close(parent)
+        finally:
+            os.close(at)
+
+    # ---- commands
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | int | None = None,
+        cwd: str = "/",
+        environment: Mapping[str, str] | None = None,
+        user: tuple[int, ...] | None = None,
+        output: Callable[[bytes], None] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        status: StatusCallback | None = None,
+        timeout: float | None = None,
+    ) -> Completed:
+        """Run a command to its end, and end what it left running.
+
+        argv: the program, looked up in PATH where it has no slash, and its arguments. stdin: its input, or a
+        descriptor; nothing by default. environment: added to the sandbox's. user: uid, gid and further groups; root by
+        default. output: called with each line of stdout and stderr as it comes, newline included. stdout, stderr:
+        descriptors that take these instead. status: called with each line that the command writes to descriptor 3
+        (`dpkg --status-fd 3`), without its newline, and the coarse real time in seconds when it came, which is the
+        clock that files get their times from. timeout: seconds.
+
+        A returncode that is not 0 is the caller's to judge. Raises SandboxError when the sandbox or the timeout ended
+        it; any exception, an interrupt too, ends the sandbox on the way out of its `with`.
+        """
+        if self._control is None:
+            raise SandboxError("the sandbox has ended", where=str(self.root))
+        begin = time.monotonic()
+        with self._busy, _Streams(stdin, stdout, stderr, status is not None) as streams:
+            request = {
+                "argv": list(argv),
+                "environment": {**self.environment, **(environment or {})},
+                "cwd": cwd,
+                "user": user,
+                "fds": list(streams.numbers),
+            }
+            data = marshal.dumps(request)
+            if len(data) > sandbox_init.MESSAGE:
+                raise SandboxError(f"a command line of {len(data)} bytes is too long for the sandbox")
+            socket.send_fds(self._control, [data], list(streams.theirs))
+            streams.close_theirs()
+            collector = _Collector(output, status)
+            until = None if timeout is None else begin + timeout
+            answer = self._follow(argv[0], streams, collector, until)
+        _, code, fault, left = answer.split()
+        number = int(fault)
+        return Completed(
+            returncode=int(code) if not number else 127 if number == 2 else 126,
+            output=collector.kept(),
+            truncated=collector.truncated,
+            fault=f"`{argv[0]}` cannot be executed: {os.strerror(number)}" if number else "",
+            left=int(left),
+            seconds=time.monotonic() - begin,
+        )
+
+    def _follow(self, name: str, streams: _Streams, collector: _Collector, until: float | None) -> str:
+        """Read what comes until the command has ended; return the sandbox's answer."""
+        assert self._control is not None
+        poll = select.poll()
+        sinks = {streams.output: collector.take, streams.status: collector.take_status}
+        sinks.pop(-1, None)
+        for fd in (self._control.fileno(), *sinks):
+            poll.register(fd, select.POLLIN)
+        answer = ""
+        # When the answer is here every writer is gone, so the pipes come to their ends.
+        while not answer or sinks:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            events = poll.poll(None if left is None else left * 1000)
+            if not events and left is not None and left <= 0:
+                self.stop()
+                raise SandboxError(f"`{name}` did not end in time", where=str(self.root))
+            for fd, _ in events:
+                if fd in sinks:
+                    data = os.read(fd, 65536)
+                    sinks[fd](data)
+                    if not data:
+                        poll.unregister(fd)
+                        del sinks[fd]
+                else:
+                    answer = self._control.recv(sandbox_init.MESSAGE).decode()
+                    poll.unregister(fd)
+                    if not answer:
+                        self.stop()
+                        raise SandboxError(f"the sandbox ended while `{name}` ran", where=str(self.root))
+        return answer
+
+
+# Arguments: the folder that holds the package `mkroot`. Not on the path by itself, for -I takes nothing from outside.
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from mkroot.rootfs.sandbox_init import main; main()"
+
+
+class _Streams:
+    """The descriptors of one command: the child's ends, and ours."""
+
+    def __init__(self, stdin: bytes | int | None, stdout: int | None, stderr: int | None, status: bool) -> None:
+        self._open: list[int] = []
+        self._lent: list[int] = []
+        self.output = self.status = -1
+        if stdin is None:
+            entry = self._lend(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        elif isinstance(stdin, int):
+            entry = stdin
+        else:
+            entry = self._lend(os.memfd_create("input"))
+            view = memoryview(stdin)
+            while view:
+                view = view[os.write(entry, view) :]
+            os.lseek(entry, 0, os.SEEK_SET)
+        numbers = [0, 1, 2]
+        if stdout is None or stderr is None:
+            self.output, pipe = self._pipe()
+            stdout, stderr = (pipe if n is None else n for n in (stdout, stderr))
+        theirs = [entry, stdout, stderr]
+        if status:
+            self.status, end = self._pipe()
+            numbers.append(STATUS_FD)
+            theirs.append(end)
+        self.numbers, self.theirs = tuple(numbers), tuple(theirs)
+
+    def _lend(self, fd: int) -> int:
+        self._lent.append(fd)
+        return fd
+
+    def _pipe(self) -> tuple[int, int]:
+        ours, theirs = os.pipe()
+        self._open.append(ours)
+        return ours, self._lend(theirs)
+
+    def close_theirs(self) -> None:
+        """Close the ends that the child has now."""
+        while self._lent:
+            os.close(self._lent.pop())
+
+    def __enter__(self) -> _Streams:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_theirs()
+        while self._open:
+            os.close(self._open.pop())
+
+
+class _Collector:
+    """Takes a command's output and status lines as they come, and keeps the end of the output."""
+
+    def __init__(self, output: Callable[[bytes], None] | None, status: StatusCallback | None) -> None:
+        self._output, self._status = output, status
+        self._kept = bytearray()
+        self._line, self._status_line = bytearray(), bytearray()
+        self.truncated = False
+
+    def kept(self) -> bytes:
+        """Return the last mebibyte of the output."""
+        return bytes(self._kept[-KEPT_OUTPUT:])
+
+    def take(self, data: bytes) -> None:
+        """Take output; b"" is its end."""
+        self._kept += data
+        if len(self._kept) > 2 * KEPT_OUTPUT:
+            del self._kept[:-KEPT_OUTPUT]
+        self.truncated = self.truncated or len(self._kept) > KEPT_OUTPUT
+        if self._output is not None:
+            for line in _lines(self._line, data):
+                self._output(line)
+
+    def take_status(self, data: bytes) -> None:
+        """Take what came on the status descriptor; b"" is its end."""
+        now = time.clock_gettime(_COARSE)
+        if self._status is not None:
+            for line in _lines(self._status_line, data):
+                self._status(line.rstrip(b"\n").decode("utf-8", "surrogateescape"), now)
+
+
+_COARSE = 5  # CLOCK_REALTIME_COARSE (time.h): the clock of inode times; clock_gettime(3)
+
+
+def _lines(rest: bytearray, data: bytes) -> list[bytes]:
+    """Return the whole lines of `rest` and `data`, and keep the begun one in `rest`; a very long line goes in parts."""
+    rest += data
+    cut = rest.rfind(b"\n") + 1 if data and len(rest) < KEPT_OUTPUT else len(rest)
+    lines = io.BytesIO(rest[:cut]).readlines()
+    del rest[:cut]
+    return lines
