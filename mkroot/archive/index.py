@@ -35,7 +35,7 @@ _MAGIC = b"mkrtidx" + bytes([FORMAT])
 _HEAD = struct.Struct("<8sII")
 _RECORD = struct.Struct("<HI")
 _CHUNK = 8 << 20  # bytes of text read at a time
-_FIELDS = tuple(f"\n{name.title()}: ".encode() for name in MENTIONS)
+_FIELDS = tuple(f"\n{name.title()}:".encode() for name in MENTIONS)
 _TARGET = re.compile(rb"(?:^|[,|])[ \t\n]*([^ \t\n,|(\[<]+)")
 _NAMED_PRIORITIES = tuple(p.encode() for p in PRIORITIES[:3])
 _MARKS = (b"\nEssential: yes", b"\nProtected: yes", b"\nImportant: yes")
@@ -47,9 +47,11 @@ def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
         offset, rest = 0, b""
         while block := f.read(_CHUNK):
             text = rest + block
-            end = text.rfind(b"\n\n") + 1
-            if end:
-                yield offset, text[:end]
+            end = text.rfind(b"\n\n") + 2
+            if end == 1:
+                rest = text
+                continue
+            yield offset, text[:end]
             rest = text[end:]
             offset += end
         if rest.strip(b"\n"):
@@ -69,16 +71,16 @@ class _Tables:
         for base, text in _chunks(path):
             offset = base
             for stanza in text.split(b"\n\n"):
-                if stanza and not stanza.isspace():
-                    self._stanza(b"\n" + stanza, offset, where)
+                if bare := stanza.strip(b"\n"):
+                    self._stanza(b"\n" + bare, offset + stanza.index(bare[:1]), where)
                 offset += len(stanza) + 2
 
     def _stanza(self, stanza: bytes, offset: int, where: str) -> None:
-        at = stanza.find(b"\nPackage: ")
+        at = stanza.find(b"\nPackage:")
         if at < 0:
             raise TrustError(f"a stanza at byte {offset} of the index names no package", where=where)
-        end = stanza.find(b"\n", at + 10)
-        name = stanza[at + 10 : end if end > 0 else None].strip()
+        end = stanza.find(b"\n", at + 9)
+        name = stanza[at + 9 : end if end > 0 else None].strip()
         place = (offset, len(stanza) - 1)
         self.places.setdefault(b"p" + name, []).extend(place)
         heard = [name]

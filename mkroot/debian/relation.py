@@ -12,7 +12,7 @@ from mkroot.errors import PackageError
 
 _RELATION = re.compile(
     r"\s*([A-Za-z0-9][A-Za-z0-9+._-]*)(?::([a-z0-9][a-z0-9-]*))?"
-    r"\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^\s()]+)\s*\))?"
+    r"\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^\s()<>=][^\s()]*)\s*\))?"
     r"\s*(?:\[([^\]]*)\])?((?:\s*<[^<>]*>)*)\s*"
 )
 _OBSOLETE = {"<": "<=", ">": ">="}  # Policy 7.1: what the old single signs mean

@@ -27,10 +27,9 @@ Key = tuple[int, PartKey, PartKey]
 
 def _part_key(text: str) -> PartKey:
     key: list[str | int] = []
-    if text.strip("0"):  # "" and "0" are equal (deb-version(7))
-        for letters, digits in _PART.findall(text):
-            if letters or digits:
-                key += (letters.translate(_WEIGHTS) + _END, int(digits[:4000] or 0))
+    for letters, digits in _PART.findall(text or "0"):  # an empty part equals "0" (deb-version(7))
+        if letters or digits:
+            key += (letters.translate(_WEIGHTS) + _END, int(digits[:4000] or 0))
     key.append(_END)
     return tuple(key)
 
@@ -67,7 +66,7 @@ class Version:
     def __init__(self, text: str) -> None:
         """Read `text`; raises PackageError where it is no version."""
         match = _FORM.fullmatch(text)
-        if match is None or len(text) > 4000 or int(match[1] or 0) > _EPOCH_LIMIT:
+        if match is None or text.endswith("-") or len(text) > 4000 or int(match[1] or 0) > _EPOCH_LIMIT:
             raise PackageError(
                 f"not a version number: {text[:200]!r}",
                 hint="a version is [epoch:]upstream[-revision], where upstream starts with a digit (Policy 5.6.12)",
