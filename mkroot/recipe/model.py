@@ -7,7 +7,6 @@ The JSON Schema and docs/recipe.md are made from these types, so a key's descrip
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
 
 from mkroot.recipe.numbers import DiskSize, Duration, Mode, Size
@@ -419,8 +418,3 @@ class Recipe(_Part, frozen=True, kw_only=True):
     outputs: Annotated[tuple[OutputKind, ...], _key("What is made.", ["tar.zst", "oci"])] = ("tar.zst",)
     limits: Annotated[Limits, _key("What the result may not exceed.")] = Limits()
     test: Annotated[Test, _key("What `mkroot test` asks of the booted system.")] = Test()
-
-
-def changed(recipe: Recipe, **fields: Any) -> Recipe:
-    """Return `recipe` with other values for some keys, such as the architecture or outputs of a command line."""
-    return msgspec.structs.replace(recipe, **fields)

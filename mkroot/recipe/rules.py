@@ -159,12 +159,10 @@ class Rules:
 
     def _hooks(self) -> None:
         for i, hook in good(self.recipe.hooks):
-            if self.recipe.configure == "none":
-                self.fault(("hooks", i, "at"), "a hook runs in a configured system, and `configure` is `none`")
-            elif self.recipe.configure == "static" and hook.at == "configured":
+            if hook.at == "configured" and self.recipe.configure != "scripts":
                 self.fault(
                     ("hooks", i, "at"),
-                    "with `configure: static` no script runs",
+                    f"with `configure: {self.recipe.configure}` nothing is configured by scripts",
                     "`at: final` runs in the finished tree",
                 )
 
