@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from mkroot import locking, making
+from mkroot.errors import LockError
 from mkroot.progress import Progress, Step
+from mkroot.recipe.load import load
+from mkroot.recipe.model import Recipe
+from mkroot.resolve.lock import Lock
+from mkroot.rootfs.identity import Identity
+from mkroot.store.store import Store, default_root
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +58,98 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     unchanged: bool = False
 
 
-def build(recipe: str, options: Options, environ: dict[str, str], progress: Progress) -> tuple[Built, ...]:
+def build(
+    recipe: str, options: Options, environ: Mapping[str, str], progress: Progress, identity: Identity
+) -> tuple[Built, ...]:
     """Build a recipe (a path, or "-" for standard input), one result an architecture; raises MkrootError."""
-    raise NotImplementedError
+    wanted = open_recipe(recipe, options)
+    store = Store(default_root(environ))
+    lock = settled(store, wanted, recipe, options, environ, progress)
+    return tuple(
+        making.make(store, identity, wanted, lock, architecture, options, environ, progress)
+        for architecture in wanted.arch
+    )
+
+
+def open_recipe(recipe: str, options: Options) -> Recipe:
+    """Return the recipe with what the command line puts in place of its own; raises Faults."""
+    wanted = load(recipe, options.defines)
+    if options.architectures:
+        wanted = msgspec.structs.replace(wanted, arch=options.architectures)
+    if options.outputs:
+        wanted = msgspec.structs.replace(wanted, outputs=options.outputs)
+    return wanted
+
+
+def settled(
+    store: Store, recipe: Recipe, shown: str, options: Options, environ: Mapping[str, str], progress: Progress
+) -> Lock:
+    """Return the lock to build from: the one beside the recipe, or a new one, written there; raises MkrootError."""
+    path = None if options.lock == "none" else locking.lock_path(shown)
+    before = locking.read_lock(path) if path is not None else None
+    if before is not None and path is not None:
+        locking.check_fresh(before, recipe, shown, path)
+        return before
+    if options.lock == "locked":
+        raise LockError("there is no lock", where=str(path or "standard input"), hint=f"run `mkroot lock {shown}`")
+    lock = locking.locked(recipe, searched(store, recipe, options, environ, progress, before))
+    if path is not None:
+        locking.write_lock(lock, path)
+    return lock
+
+
+def searched(
+    store: Store,
+    recipe: Recipe,
+    options: Options,
+    environ: Mapping[str, str],
+    progress: Progress,
+    before: Lock | None = None,
+    update: tuple[str, ...] | None = None,
+) -> dict[str, locking.Found]:
+    """Return what the archives have for each architecture of the recipe; raises MkrootError."""
+    return {
+        architecture: locking.find(
+            store,
+            recipe,
+            architecture,
+            mirror=options.mirror,
+            offline=options.offline,
+            allow_expired=options.allow_expired,
+            before=before,
+            update=update,
+            environ=environ,
+            progress=progress,
+        )
+        for architecture in recipe.arch
+    }
+
+
+def plan(
+    recipe: str, options: Options, environ: Mapping[str, str], progress: Progress
+) -> tuple[Recipe, dict[str, locking.Found]]:
+    """Return the recipe and what a build without a lock would take, by architecture; raises MkrootError."""
+    wanted = open_recipe(recipe, options)
+    return wanted, searched(Store(default_root(environ)), wanted, options, environ, progress)
+
+
+def lock(
+    recipe: str,
+    options: Options,
+    environ: Mapping[str, str],
+    progress: Progress,
+    update: tuple[str, ...] | None = None,
+) -> tuple[Lock | None, Lock, Path | None]:
+    """Make a recipe's lock anew and write it; return the old one, the new one and its path.
+
+    update: names of packages to renew while the others keep their versions; empty renews all; None is a lock as it was
+    asked for, which keeps what still fits. Raises MkrootError.
+    """
+    wanted = open_recipe(recipe, options)
+    path = locking.lock_path(recipe)
+    before = locking.read_lock(path) if path is not None else None
+    found = searched(Store(default_root(environ)), wanted, options, environ, progress, before, update)
+    made = locking.locked(wanted, found)
+    if path is not None:
+        locking.write_lock(made, path)
+    return before, made, path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -62,40 +63,52 @@ class Supply:
     """
 
     def __init__(
-        self, store: Store, items: Sequence[Item], *, tag: str | None, chown: Chown, http: Http, offline: bool, progress: Progress
+        self,
+        layers: LayerStore,
+        items: Sequence[Item],
+        *,
+        tag: str | None,
+        chown: Chown,
+        http: Http,
+        offline: bool,
+        progress: Progress,
     ) -> None:
-        self._store = store
+        self._layers = layers
+        self._store = layers.store
         self._items = list(items)
         self._tag = tag
         self._http = http
         self._offline = offline
         self._progress = progress
-        self._ready: set[str] = set()
+        self._ready: dict[str, Layer] = {}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._pool = Unpackers(store, chown)
+        self._done = not self._items
+        if self._done:
+            return
+        self._pool = Unpackers(self._store, chown)
+        layers.missing = self.finish
         self._thread = threading.Thread(target=self._run, daemon=True, name="mkroot-supply")
         self._thread.start()
 
     def _run(self) -> None:
         try:
             by_digest = {i.sha256: i for i in self._items}
+            left = [i for i in self._items if not _has_layer(self._store, i)]
             for item in self._items:
                 if _has_layer(self._store, item):
                     self._put(item, None)
-            left = [i for i in self._items if not _has_layer(self._store, i)]
             for group in ([i for i in left if i.first], [i for i in left if not i.first]):
+                wanted = []
                 for item in group:
                     if item.address is None:
                         self._put(item, self._store.path("debs", item.sha256))
-                wanted = [Wanted(name=i.shown, address=i.address, sha256=i.sha256, size=i.size) for i in group if i.address is not None]
+                    else:
+                        wanted.append(Wanted(name=item.shown, address=item.address, sha256=item.sha256, size=item.size))
                 for job, path in fetch(self._store, wanted, http=self._http, offline=self._offline):
-                    self._progress.advance(job.size, job.name)
                     self._put(by_digest[job.sha256], path)
             while self._pool.busy:
                 self._note(self._pool.done(None))
-            with self._changed:
-                self._changed.notify_all()
         except BaseException as e:  # raised again by whoever waits
             with self._changed:
                 self._error = e
@@ -105,31 +118,61 @@ class Supply:
         self._pool.put(Job(item.expected, deb, self._tag))
         self._note(self._pool.done(0))
 
-    def _note(self, digests: Iterable[str]) -> None:
-        for digest in digests:
+    def _note(self, layers: Iterable[tuple[str, Layer]]) -> None:
+        for digest, layer in layers:
             with self._changed:
-                self._ready.add(digest)
+                self._ready[digest] = layer
                 self._changed.notify_all()
 
     def wait(self, items: Iterable[Item]) -> None:
         """Wait until the items' trees are complete; raises what went wrong in the background."""
         wanted = {i.sha256 for i in items} & {i.sha256 for i in self._items}
         with self._changed:
-            while not wanted <= self._ready and self._error is None:
+            while not wanted <= self._ready.keys() and self._error is None:
                 self._changed.wait(0.2)
             if self._error is not None:
                 raise self._error
 
+    def layers(self, items: Iterable[Item]) -> list[Layer]:
+        """Return the items' layers, in order; `wait` for them first. Raises StoreError."""
+        return [self._ready.get(i.sha256) or self._layers.load(layer_key(i.sha256)) for i in items]
+
     def finish(self) -> None:
         """Wait for everything, then end the processes."""
+        if self._done:
+            return
         self.wait(self._items)
         self._thread.join()
         self._pool.finish()
+        self._layers.missing = None
+        self._done = True
 
     def stop(self) -> None:
         """Give up: transfers and processes end, and leave nothing."""
-        self._http.stop.set()
-        self._pool.stop()
+        self._layers.missing = None
+        if not self._done:
+            self._http.stop.set()
+            self._pool.stop()
+
+
+@contextlib.contextmanager
+def supplied(
+    layers: LayerStore,
+    items: Sequence[Item],
+    tag: str | None,
+    chown: Chown,
+    environ: Mapping[str, str],
+    offline: bool,
+    progress: Progress,
+) -> Iterator[Supply]:
+    """Yield the supply of what the store lacks; an error on the way ends it."""
+    http = Http(environ, tell=progress.warn)
+    supply = Supply(layers, items, tag=tag, chown=chown, http=http, offline=offline, progress=progress)
+    try:
+        yield supply
+    finally:
+        supply.stop()
+        http.close()
 
 
 def load(store: Store, items: Iterable[Item]) -> list[Layer]:

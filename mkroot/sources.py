@@ -45,19 +45,17 @@ def origin(recipe: Recipe, architecture: str, option: str | None, environ: Mappi
     option: the mirror that the command line names.
     """
     settings = config.load(environ)
-    named = mirror(
-        recipe.distro, architecture, config=settings, environ=environ, recipe=recipe.mirror, option=option
-    )
+    named = mirror(recipe.distro, architecture, config=settings, environ=environ, recipe=recipe.mirror, option=option)
     keys = keyring.load(Path(recipe.keyring.path)) if recipe.keyring else keyring.shipped(recipe.distro)
     architectures = _architectures(recipe, architecture)
     main = distribution(
         recipe.distro,
-        recipe.suite,
+        str(recipe.suite),
         mirror=named,
         keyring=keys,
         architectures=architectures,
         pockets=recipe.pockets,
-        components=recipe.components,
+        components=tuple(map(str, recipe.components)),
     )
     further = tuple(_further(s, architectures, keys) for s in recipe.sources)
     return Origin(sources=(main, *further), mirror=named)
@@ -66,7 +64,7 @@ def origin(recipe: Recipe, architecture: str, option: str | None, environ: Mappi
 def _architectures(recipe: Recipe, architecture: str) -> tuple[str, ...]:
     """Return the recipe's architecture and the foreign ones that its includes name."""
     foreign = (w.arch for w in recipe.packages.include if w.arch not in ("", "any", "all"))
-    return tuple(dict.fromkeys((architecture, *foreign)))
+    return tuple(dict.fromkeys(map(str, (architecture, *foreign))))
 
 
 def _further(source: RecipeSource, architectures: tuple[str, ...], keys: keyring.Keyring) -> Source:
@@ -79,9 +77,9 @@ def _further(source: RecipeSource, architectures: tuple[str, ...], keys: keyring
         if source.key.fingerprint:
             ring = ring.only(source.key.fingerprint)
     return Source(
-        id=source.id,
-        suites=tuple(SuiteSource(name=s, archive=where) for s in source.suites),
-        components=tuple(source.components),
+        id=str(source.id),
+        suites=tuple(SuiteSource(name=str(s), archive=where) for s in source.suites),
+        components=tuple(map(str, source.components)),
         architectures=architectures,
         keyring=ring,
     )

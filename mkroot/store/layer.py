@@ -73,6 +73,7 @@ class LayerStore:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.missing: Callable[[], None] | None = None  # what waits for frames that are still being made
         self._frames: dict[str, Frame] = {}
 
     def has(self, key: str) -> bool:
@@ -105,6 +106,8 @@ class LayerStore:
         key = frame_key(layer.key, "zstd")
         frame = self._frames.get(key)
         if frame is None:
+            if self.missing is not None and not self.store.has("frames", key):
+                self.missing()
             frame = self._frames[key] = open_frame(self.store.path("frames", key))
         return frame
 

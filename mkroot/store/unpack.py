@@ -58,8 +58,10 @@ def merged(path: str) -> str:
     return "usr/" + path if slash and head in ALIASED else path
 
 
-def unpack(store: Store, deb_path: Path, expected: Expected, tag: str | None, chown: Chown) -> Callable[[], None]:
-    """Unpack a package into the store; return what is left to do: compress and write its frame and record.
+def unpack(
+    store: Store, deb_path: Path, expected: Expected, tag: str | None, chown: Chown
+) -> tuple[Layer, Callable[[], None]]:
+    """Unpack a package into the store; return its layer, and what is left to do: compress and write frame and record.
 
     deb_path: the file, whose digest the caller has checked. tag: of the identity whose tree to make; None: no tree.
     The tree is complete on return. Raises PackageError naming package, member and reason.
@@ -81,7 +83,7 @@ def unpack(store: Store, deb_path: Path, expected: Expected, tag: str | None, ch
     def finish() -> None:
         LayerStore(store).save(layer, pieces_of(iter(parts)))
 
-    return finish
+    return layer, finish
 
 
 def control_fields(text: bytes) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from mkroot.errors import MkrootError, PackageError
-from mkroot.store.layer import LayerStore
+from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
 from mkroot.store.unpack import PENDING, Chown, Expected, layer_key, make_tree, unpack
 
@@ -67,8 +67,10 @@ class Unpackers:
         """Tell whether a job has not been reported yet."""
         return bool(self._waiting) or any(w.load for w in self._workers)
 
-    def done(self, timeout: float | None = 0) -> Iterator[str]:
-        """Yield the SHA-256 of each package whose tree has become complete; wait up to `timeout` seconds for one.
+    def done(self, timeout: float | None = 0) -> Iterator[tuple[str, Layer]]:
+        """Yield digest and layer of each package whose tree has become complete; wait up to `timeout` seconds for one.
+
+        The layer is in the store only after `finish`: its frame is compressed when the processors have time.
 
         Raises the error of a package that was refused.
         """
@@ -80,7 +82,8 @@ class Unpackers:
             worker.load -= 1
             if isinstance(answer, BaseException):
                 raise answer
-            yield answer
+            digest, layer = answer
+            yield digest, msgspec.msgpack.decode(layer, type=Layer)
         self._hand_out()
 
     def finish(self) -> None:
@@ -188,12 +191,14 @@ def _serve(connection: Any, store: Store, chown: Chown) -> None:
             return
         try:
             if job.deb is None:
-                make_tree(store, LayerStore(store).load(layer_key(job.expected.sha256)), job.tag, chown)
+                layer = LayerStore(store).load(layer_key(job.expected.sha256))
+                make_tree(store, layer, job.tag, chown)
             else:
                 size = job.deb.stat().st_size * 4
-                pending.append((size, unpack(store, job.deb, job.expected, job.tag, chown)))
+                layer, finish = unpack(store, job.deb, job.expected, job.tag, chown)
+                pending.append((size, finish))
                 held += size
-            answer(job.expected.sha256)
+            answer((job.expected.sha256, msgspec.msgpack.encode(layer)))
         except BaseException as e:
             answer(_portable(e))
 

@@ -28,7 +28,7 @@ def deb(folder: Path, name: str, content: Content, **fields: str) -> tuple[Path,
 
 def layer(store: Store, folder: Path, name: str, tag: str | None = None, fields: Any = None, **content: Any) -> Layer:
     path, expected = deb(folder, name, Content(**content), **(fields or {}))
-    unpack(store, path, expected, tag, Chown())()
+    unpack(store, path, expected, tag, Chown())[1]()
     return LayerStore(store).load(layer_key(expected.sha256))
 
 

@@ -1,0 +1,259 @@
+"""From a lock to artifacts, for one architecture: packages, root, outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mkroot import locking, packages, rooting
+from mkroot.archive import address
+from mkroot.archive.mirror import SECURITY
+from mkroot.artifact.kinds import makers
+from mkroot.artifact.manifest import Facts, PackageFacts
+from mkroot.artifact.outputs import write_outputs
+from mkroot.digest import sha256
+from mkroot.errors import LockError, RootfsError, SandboxError, UsageError
+from mkroot.progress import Progress
+from mkroot.recipe.model import Recipe
+from mkroot.recipe.normal import digest as recipe_digest
+from mkroot.resolve.lock import Lock, LockedPackage, LockedRoot
+from mkroot.rootfs.apt_sources import Source as AptSource
+from mkroot.rootfs.apt_sources import Stanza, archive_stanzas, has_apt
+from mkroot.rootfs.assembly import Assembly
+from mkroot.rootfs.identity import Identity
+from mkroot.rootfs.inputs import read_inputs
+from mkroot.rootfs.stage import Root
+from mkroot.rootfs.top import chown
+from mkroot.sources import Origin, local_packages, origin
+from mkroot.store.layer import LayerStore
+from mkroot.store.store import Store
+from mkroot.store.unpack import Expected
+
+if TYPE_CHECKING:
+    from mkroot.build import Built, Options
+
+
+def make(
+    store: Store,
+    identity: Identity,
+    recipe: Recipe,
+    lock: Lock,
+    architecture: str,
+    options: Options,
+    environ: Mapping[str, str],
+    progress: Progress,
+) -> Built:
+    """Make a recipe's outputs for one architecture from its lock; raises MkrootError."""
+    from mkroot.build import Artifact, Built
+
+    began = len(progress.steps)
+    root = lock.root(architecture)
+    locking.check_limits(recipe, root)
+    place = origin(recipe, architecture, options.mirror, environ)
+    layers = LayerStore(store)
+    rooted = _root(layers, identity, recipe, root, place, architecture, options, environ, progress)
+    assembly = rooting.assembled(layers, rooted.root, rooted.epoch, {p.name: p.source for p in root.packages})
+    _check_size(recipe, assembly, root)
+    facts = _facts(recipe, lock, root, architecture, place, rooted.root)
+    made = write_outputs(assembly, facts, options.out, recipe.outputs, makers(), progress=progress)
+    return Built(
+        name=recipe.name,
+        architecture=architecture,
+        artifacts=tuple(Artifact(m.kind, str(made.folder / m.name), m.size, m.digest) for m in made.artifacts),
+        packages=len(root.packages),
+        steps=tuple(progress.steps[began:]),
+        notes=rooted.notes,
+    )
+
+
+def _items(store: Store, recipe: Recipe, root: LockedRoot, place: Origin) -> list[packages.Item]:
+    """Return what must be in the store; raises LockError where a local package is not the locked one any more."""
+    local = {p.sha256 for p in local_packages(store, recipe)} if any(not p.origin for p in root.packages) else set()
+    found = []
+    for p in root.packages:
+        if not p.origin and p.sha256 not in local:
+            raise LockError(
+                f"the local package {p.path} is not the one that was locked",
+                where=f"{p.name} {p.version}",
+                hint="run `mkroot lock RECIPE` to lock it as it is now",
+            )
+        expected = Expected(p.sha256, p.name, p.version, p.architecture, p.installed_size)
+        address = place.locate(p.origin, p.path) if p.origin else None
+        found.append(packages.Item(expected=expected, address=address, size=p.size, first=p.stage == "essential"))
+    return found
+
+
+def source_date(environ: Mapping[str, str]) -> int | None:
+    """Return SOURCE_DATE_EPOCH in seconds, None where it is not set; raises UsageError."""
+    text = environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFF:
+        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds since 1970: {text[:40]!r}")
+    return int(text)
+
+
+class Rooted(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished root, the date of its newest package (seconds), and what the user should know."""
+
+    root: Root
+    epoch: int
+    notes: tuple[str, ...]
+
+
+def _root(
+    layers: LayerStore,
+    identity: Identity,
+    recipe: Recipe,
+    locked: LockedRoot,
+    place: Origin,
+    architecture: str,
+    options: Options,
+    environ: Mapping[str, str],
+    progress: Progress,
+) -> Rooted:
+    date = source_date(environ)
+    items = _items(layers.store, recipe, locked, place)
+    scripts = recipe.configure == "scripts"
+    if scripts and not identity.can_mount:
+        raise SandboxError(
+            f"maintainer scripts cannot run here: {identity.reason}",
+            hint=f"{identity.hint}; `configure: static` and `configure: none` work without",
+        )
+    root = rooting.empty_root(layers, architecture)
+    stages = [p.stage for p in locked.packages]
+    missing = packages.absent(layers.store, items, None)
+    tag = identity.tag if scripts else None
+    if not missing and scripts:
+        todo = rooting.stages(list(zip(stages, packages.load(layers.store, items))), date)
+        if not rooting.known(layers, root, todo):
+            missing = packages.absent(layers.store, items, tag)
+    with packages.supplied(layers, missing, tag, chown(identity), environ, options.offline, progress) as supply:
+        notes: tuple[str, ...] = ()
+        if scripts:
+            for name in ("essential", "variant", "include"):
+                upto = [i for i, s in zip(items, stages) if s in _UPTO[name]]
+                supply.wait(upto)
+                members = list(zip([s for s in stages if s in _UPTO[name]], supply.layers(upto)))
+                todo = [s for s in rooting.stages(members, date) if s.name == name]
+                root = rooting.configured(layers, identity, root, todo, progress)
+            supply.finish()
+        else:
+            supply.finish()
+            root, notes = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, progress)
+    epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
+    inside = _inside(recipe, locked, place)
+    root, more = rooting.finished(layers, identity, root, recipe, inside, epoch, progress)
+    return Rooted(root=root, epoch=epoch, notes=(*notes, *more))
+
+
+_UPTO = {
+    "essential": ("essential",),
+    "variant": ("essential", "variant"),
+    "include": ("essential", "variant", "include"),
+}
+
+
+def _automatic(package: LockedPackage) -> bool:
+    """Tell whether apt would have marked a package as installed for others' sake only (apt-mark(8))."""
+    wished = package.why.split(" ", 1)[0] in ("priority", "requested", "variant", "essential")
+    return package.stage != "essential" and not wished
+
+
+def _inside(recipe: Recipe, locked: LockedRoot, place: Origin) -> rooting.Inside:
+    try:
+        hooks = tuple(Path(hook.run.path).read_bytes() for hook in recipe.hooks)
+        key = Path(recipe.keyring.path).read_bytes() if recipe.keyring is not None else None
+        kept = [_kept(number, recipe) for number, s in enumerate(recipe.sources) if s.keep]
+    except OSError as e:
+        raise RootfsError(f"a file of the recipe cannot be read: {e.strerror}", where=e.filename) from None
+    return rooting.Inside(
+        inputs=read_inputs(recipe.config),
+        hooks=hooks,
+        sources=(*_apt_sources(recipe, place), *kept),
+        key=key,
+        automatic=tuple((p.name, p.architecture) for p in locked.packages if _automatic(p)),
+    )
+
+
+def _kept(number: int, recipe: Recipe) -> AptSource:
+    source = recipe.sources[number]
+    key = Path(source.key.file.path).read_bytes() if source.key is not None else None
+    stanza = Stanza(
+        uri=source.uri,
+        suites=tuple(source.suites),
+        components=tuple(source.components),
+        key=key,
+        trusted=source.trusted,
+    )
+    return AptSource(name=source.id, stanzas=(stanza,), origin=f"recipe: sources[{number}]")
+
+
+def _apt_mirror(recipe: Recipe, place: Origin) -> tuple[str, str | None]:
+    """Return the archive's address for the image, "" for none, and that of Debian's security archive."""
+    wanted = str(recipe.apt.mirror)
+    if wanted == "none":
+        return "", None
+    if wanted == "used":
+        security = place.mirror.security
+        return place.mirror.archive.url, security.url if security is not None else None
+    archive = address.parse(wanted, "`apt.mirror`")
+    return archive.url, archive.sibling(SECURITY, recipe.distro).url if recipe.distro == "debian" else None
+
+
+def _apt_sources(recipe: Recipe, place: Origin) -> tuple[AptSource, ...]:
+    uri, security = _apt_mirror(recipe, place)
+    if not uri:
+        return ()
+    stanzas = archive_stanzas(recipe.distro, uri, recipe.suite, recipe.components, recipe.pockets, security)
+    return (AptSource(name=recipe.distro, stanzas=stanzas),)
+
+
+def _check_size(recipe: Recipe, assembly: Assembly, locked: LockedRoot) -> None:
+    """Raise RootfsError where the tree is bigger than `limits.rootfs`, naming the biggest packages and why they are there."""
+    limit = recipe.limits.rootfs
+    if limit is None:
+        return
+    sizes: dict[str, int] = {}
+    for node in assembly.tree.nodes.values():
+        name = assembly.tree.layers[node.layer].name
+        sizes[name] = sizes.get(name, 0) + node.entry.size
+    total = sum(sizes.values())
+    if total > limit:
+        why = {p.name: p.why for p in locked.packages}
+        blame = sorted(sizes, key=lambda n: (-sizes[n], n))[:10]
+        lines = [f"  {sizes[n] / 2**20:7.1f} MiB  {n} ({why.get(n, 'written by the build')})" for n in blame]
+        raise RootfsError(
+            f"the root takes {total / 2**20:.1f} MiB, `limits.rootfs` allows {limit / 2**20:.1f}; the most is in\n"
+            + "\n".join(lines),
+            hint="`mkroot size RECIPE` tells where the bytes come from, `mkroot why RECIPE PACKAGE` what brought one",
+        )
+
+
+def _facts(recipe: Recipe, lock: Lock, locked: LockedRoot, architecture: str, place: Origin, root: Root) -> Facts:
+    uri, _ = _apt_mirror(recipe, place)
+    return Facts(
+        name=str(recipe.name),
+        architecture=str(architecture),
+        distro=recipe.distro,
+        suite=str(recipe.suite),
+        packages=tuple(
+            PackageFacts(
+                name=p.name,
+                version=p.version,
+                architecture=p.architecture,
+                source=p.source,
+                source_version=p.source_version,
+                sha256=p.sha256,
+                size=p.size,
+                installed_size=p.installed_size * 1024,
+            )
+            for p in locked.packages
+        ),
+        lock=sha256(lock.encode()),
+        recipe=recipe_digest(recipe),
+        mirror=uri if has_apt(root.tree) else "",
+    )

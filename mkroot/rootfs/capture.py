@@ -1,0 +1,111 @@
+"""Turns what scripts wrote into a layer: what is really new or changed, and which script wrote it."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mkroot.rootfs.tree import Tree
+from mkroot.rootfs.upper import Changes, read_upper
+from mkroot.store.layer import NOW, FrameBuilder, Layer
+from mkroot.tar.entry import DIR, FILE, HARDLINK, Entry
+
+COARSE = 5  # CLOCK_REALTIME_COARSE of clock_gettime(3): the clock from which files get their times
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A script begins. when: seconds of the clock that file times have, CLOCK_REALTIME_COARSE. what: whose and which."""
+
+    when: float
+    what: str
+
+
+def capture(
+    upper: Path,
+    before: Tree,
+    key: str,
+    name: str,
+    start: float,
+    events: Sequence[Event],
+    *,
+    keep: Collection[str] = (),
+    owners: Mapping[str, tuple[int, int]] | None = None,
+) -> tuple[Layer, list[bytes]]:
+    """Return the layer of what an upper folder holds, and the chunks of its stream.
+
+    before: what the layers below it show. key, name: the layer's. start: when the first script began, seconds; a file
+    written since carries no time of its own. events: the scripts in order, to tell which one wrote a path.
+    keep: paths that belong to the layer though nothing changed them. owners: as `read_upper` takes them. Raises RootfsError, OSError.
+    """
+    changes = read_upper(upper, owners=owners)
+    builder = FrameBuilder()
+    chunks: list[bytes] = []
+    origins: dict[str, str] = {}
+    changed = _changed_links(changes) | set(keep)
+    for found in changes.entries:
+        content = _content(changes, found)
+        entry = _entry(found, content, start)
+        node = before.nodes.get(entry.path)
+        if node is not None and entry.path not in changed and _same(entry, node.entry, entry.path in changes.opaque):
+            continue
+        origins[entry.path] = _who(os.lstat(changes.path_of(found)).st_ctime, events)
+        if chunk := builder.add(entry, content):
+            chunks.append(chunk)
+    gone = tuple(p for p in changes.removed if p in before.nodes or p in changed)
+    layer = Layer(
+        key=key,
+        name=name,
+        entries=tuple(builder.entries),
+        removed=gone,
+        opaque=changes.opaque,
+        origins=origins,
+    )
+    return layer, chunks
+
+
+def _changed_links(changes: Changes) -> set[str]:
+    """Return the paths of files with several names: they are kept together, whether or not one of them is unchanged."""
+    linked = {e.link for e in changes.entries if e.kind == HARDLINK}
+    return linked | {e.path for e in changes.entries if e.kind == HARDLINK}
+
+
+def _content(changes: Changes, entry: Entry) -> bytes:
+    if entry.kind != FILE or not entry.size:
+        return b""
+    with os.fdopen(changes.open(entry), "rb") as f:
+        return f.read()
+
+
+def _entry(entry: Entry, content: bytes, start: float) -> Entry:
+    mtime = NOW if entry.mtime >= int(start) else entry.mtime
+    if entry.kind == FILE:
+        return msgspec.structs.replace(
+            entry, mtime=mtime, size=len(content), sha256=hashlib.sha256(content).hexdigest()
+        )
+    return msgspec.structs.replace(entry, mtime=mtime)
+
+
+def _same(new: Entry, old: Entry, opaque: bool) -> bool:
+    """Tell whether an entry of the upper says no more than the layers below: a copy that nothing came of."""
+    if opaque or (new.kind, new.mode, new.uid, new.gid, new.xattrs) != (
+        old.kind,
+        old.mode,
+        old.uid,
+        old.gid,
+        old.xattrs,
+    ):
+        return False
+    if new.kind == DIR:
+        return True
+    return (new.size, new.sha256, new.link, new.device) == (old.size, old.sha256, old.link, old.device)
+
+
+def _who(when: float, events: Sequence[Event]) -> str:
+    """Return the script that ran when a file was last changed; what was there before the first is mkroot's own."""
+    index = bisect.bisect_right([e.when for e in events], when) - 1
+    return events[index].what if index >= 0 else "mkroot: dpkg's database"

@@ -1,0 +1,214 @@
+"""The writable top of a union while scripts run: what is put there before, and the folder that is kept afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mkroot.errors import SandboxError
+from mkroot.rootfs import linux
+from mkroot.rootfs.identity import Identity
+from mkroot.rootfs.sandbox import scaffold
+from mkroot.rootfs.union import mount_union, unmount
+from mkroot.store.frame import pieces_of
+from mkroot.store.layer import Layer, LayerStore, tree_path
+from mkroot.store.unpack import Chown, TreeWriter, contents, make_tree
+from mkroot.tar.entry import BLOCK, CHAR, DIR, FILE, SYMLINK, Entry
+
+if TYPE_CHECKING:
+    from mkroot.rootfs.stage import Root
+    from mkroot.rootfs.tree import Tree
+
+OPAQUE = {False: "trusted.overlay.opaque", True: "user.overlay.opaque"}  # the mark of a folder that hides what is below
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Top:
+    """A fresh upper folder in the store; a context manager that leaves nothing behind but what `keep` kept."""
+
+    def __init__(self, layers: LayerStore, identity: Identity) -> None:
+        self.layers = layers
+        self.identity = identity
+
+    def __enter__(self) -> Top:
+        parent_folder = self.layers.store.root / "tmp"
+        parent_folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="top.", dir=parent_folder))
+        self._memory = on_overlay(self.folder)
+        if self._memory:
+            linux.mount("tmpfs", str(self.folder), "tmpfs", linux.MS_NODEV, "mode=755")
+        self.upper = self.folder / "upper"
+        for name in ("upper", "at"):
+            (self.folder / name).mkdir(mode=0o755)
+        os.chmod(self.upper, 0o755)
+        scaffold(self.folder / "scaffold")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._memory:
+            linux.umount(str(self.folder))
+        _remove(self.folder)
+
+    # Before scripts run
+
+    def put(self, members: Sequence[tuple[Entry, bytes]], tree: Tree) -> None:
+        """Put entries with their contents into the upper folder; `tree` tells what the folders above them are like."""
+        for entry, content in members:
+            up, _, name = entry.path.rpartition("/")
+            folder = self._folder(up, tree)
+            try:
+                self._put(folder, name, entry, content)
+            finally:
+                os.close(folder)
+
+    def _put(self, folder: int, name: str, entry: Entry, content: bytes) -> None:
+        if entry.kind == DIR:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=folder)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+            if entry.kind == SYMLINK:
+                os.symlink(entry.link, name, dir_fd=folder)
+            elif entry.kind == FILE:
+                fd = os.open(
+                    name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+                )
+                with os.fdopen(fd, "wb") as f:
+                    f.write(content)
+            else:
+                kind = stat.S_IFCHR if entry.kind == CHAR else stat.S_IFBLK if entry.kind == BLOCK else stat.S_IFIFO
+                os.mknod(name, 0o600 | kind, os.makedev(*entry.device), dir_fd=folder)
+        if self.identity.can_chown(entry.uid, entry.gid):
+            os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
+        if entry.kind != SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=folder)
+
+    def hide(self, path: str, tree: Tree) -> None:
+        """Put a whiteout: what the layers below have at the path is not seen (Linux overlayfs documentation)."""
+        self.put([(Entry(path, CHAR, 0, device=(0, 0)), b"")], tree)
+
+    def _folder(self, path: str, tree: Tree) -> int:
+        """Return a descriptor of a folder in the upper, made like the tree's own where it is missing."""
+        fd = os.open(self.upper, _FOLDER)
+        done = ""
+        for part in path.split("/") if path else ():
+            done = f"{done}/{part}" if done else part
+            try:
+                below = os.open(part, _FOLDER, dir_fd=fd)
+            except FileNotFoundError:
+                os.mkdir(part, 0o755, dir_fd=fd)
+                below = os.open(part, _FOLDER, dir_fd=fd)
+                node = tree.nodes.get(done)
+                if node is not None and node.entry.kind == DIR:
+                    if self.identity.can_chown(node.entry.uid, node.entry.gid):
+                        os.fchown(below, node.entry.uid, node.entry.gid)
+                    os.fchmod(below, node.entry.mode)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def read(self, path: str) -> bytes | None:
+        """Return what the upper folder has at a path, or None where it has no regular file there."""
+        try:
+            up, _, name = path.rpartition("/")
+            fd = os.open(self.upper, _FOLDER)
+            for part in up.split("/"):
+                below = os.open(part, _FOLDER, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            try:
+                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+            finally:
+                os.close(fd)
+        except OSError:
+            return None
+        with os.fdopen(file, "rb") as f:
+            return f.read() if stat.S_ISREG(os.fstat(f.fileno()).st_mode) else None
+
+    # While they run
+
+    @contextlib.contextmanager
+    def mounted(self, root: Root) -> Iterator[Path]:
+        """Mount the union of the root's layers below this top; yield where."""
+        tag = self.identity.tag
+        lowers = [_top_tree(self.layers, top, self.identity) for top in reversed(root.tops)]
+        lowers += [make_tree(self.layers.store, p, tag, chown(self.identity)) for p in root.packages]
+        lowers.append(self.folder / "scaffold")
+        tops = lowers[: len(root.tops)]
+        at, work = self.folder / "at", self.folder / "work"
+        namespaced = self.identity.namespaced
+        union = mount_union(at, lowers, self.upper, work, namespaced=namespaced, tops=tops)
+        if not union.mounted:
+            raise SandboxError(
+                f"maintainer scripts cannot run here: {union.why_not}",
+                hint="`mkroot doctor` says what this host lacks; `configure: static` and `none` need no mounts",
+            )
+        try:
+            yield at
+        finally:
+            unmount(union)
+
+    # Afterwards
+
+    def keep(self, layer: Layer, chunks: Iterator[bytes]) -> None:
+        """Store the layer that was captured, and the upper folder as its tree where a rename can bring it there."""
+        if not self._memory:
+            with self.layers.store.writing(f"trees-{self.identity.tag}", layer.key) as aside:
+                os.rename(self.upper, aside)
+        self.layers.save(layer, pieces_of(chunks))
+
+
+def on_overlay(folder: Path) -> bool:
+    """Tell whether a folder lies on overlayfs, which cannot hold the upper folder of another overlay."""
+    best = ("", "")
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields, _, rest = line.partition(" - ")
+            at = fields.split()[4]
+            if folder.is_relative_to(at) and len(at) >= len(best[0]):
+                best = (at, rest.split()[0])
+    return best[1] == "overlay"
+
+
+def chown(identity: Identity) -> Chown:
+    """Return which owners an identity can give to files: 0 and what its id ranges hold."""
+    return Chown(min(sum(r[2] for r in identity.uids), sum(r[2] for r in identity.gids)))
+
+
+def _top_tree(layers: LayerStore, layer: Layer, identity: Identity) -> Path:
+    """Return a top's folder in the form that overlayfs reads: whiteouts and opaque folders included."""
+    path = tree_path(layers.store, identity.tag, layer.key)
+    if not path.exists():
+        with layers.store.writing(f"trees-{identity.tag}", layer.key) as aside:
+            aside.mkdir(mode=0o755)
+            with TreeWriter(aside, chown(identity)) as writer:
+                for entry, content in contents(layers, layer):
+                    writer.add(entry, content)
+                for gone in layer.removed:
+                    writer.add(Entry(gone, CHAR, 0, device=(0, 0)), b"")
+            for folder in layer.opaque:
+                os.setxattr(aside / folder, OPAQUE[identity.namespaced], b"y")
+    return path
+
+
+def _remove(folder: Path) -> None:
+    """Remove a working folder; what is in the way of that is made removable first, and a failure is no error."""
+
+    def again(function: object, path: str, error: object) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.unlink(path)
+
+    shutil.rmtree(folder, onerror=again)

@@ -1,0 +1,240 @@
+"""From packages in the store to a finished root: stages, the recipe's config, hooks, trim."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+import mkroot
+from mkroot.errors import SandboxError
+from mkroot.progress import Progress
+from mkroot.recipe.model import Hook, Recipe
+from mkroot.recipe.normal import plain
+from mkroot.rootfs import customise as customising
+from mkroot.rootfs import dpkg
+from mkroot.rootfs.apt_sources import Source, write_apt_sources
+from mkroot.rootfs.assembly import Assembly
+from mkroot.rootfs.capture import COARSE, Event, capture
+from mkroot.rootfs.identity import Identity
+from mkroot.rootfs.inputs import Inputs
+from mkroot.rootfs.merge import alias_links
+from mkroot.rootfs.sandbox import Sandbox
+from mkroot.rootfs.scrub import scrub
+from mkroot.rootfs.stage import Root, Stage, configure, merge_stage, stage_key
+from mkroot.rootfs.top import Top
+from mkroot.rootfs.tree import Tree, top_of
+from mkroot.rootfs.trim import trim
+from mkroot.store.frame import pieces_of
+from mkroot.store.layer import Layer, LayerStore
+
+FORMAT = "1"  # of what this module does; part of the keys of what it stores
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True):
+    """A hook's text, or a command of the image. shown: for messages. origin: who asked for it."""
+
+    shown: str
+    origin: str
+    argv: tuple[str, ...] = ()
+    text: bytes = b""
+    network: bool = False
+
+
+class Inside(msgspec.Struct, frozen=True, kw_only=True):
+    """What a root is made of beside its packages.
+
+    inputs: the recipe's local files. hooks: their texts, as the recipe orders them. sources: apt's, for the image.
+    key: the archive's keys, where the image must be given them. automatic: packages that are there for others' sake.
+    """
+
+    inputs: Inputs
+    hooks: tuple[bytes, ...] = ()
+    sources: tuple[Source, ...] = ()
+    key: bytes | None = None
+    automatic: tuple[tuple[str, str], ...] = ()
+
+
+def empty_root(layers: LayerStore, architecture: str, key: str = "") -> Root:
+    """Return the root before anything is in it."""
+    return Root(key=key or "empty", tree=Tree(layers.read), architecture=architecture)
+
+
+def stages(packages: Sequence[tuple[str, Layer]], epoch: int | None) -> list[Stage]:
+    """Return the stages of packages given with their stage's name, in order; empty ones are left out.
+
+    A stage's scripts see the date of the newest package so far, or `epoch` where SOURCE_DATE_EPOCH says one.
+    """
+    found = []
+    date = 0
+    for name in ("essential", "variant", "include"):
+        members = tuple(layer for stage, layer in packages if stage == name)
+        if members:
+            date = max([date, *(layer.date for layer in members)])
+            found.append(Stage(name=name, packages=members, epoch=date if epoch is None else epoch))
+    return found
+
+
+def known(layers: LayerStore, root: Root, todo: Sequence[Stage]) -> bool:
+    """Tell whether the store has the result of every stage."""
+    key = root.key
+    for stage in todo:
+        key = stage_key(key, stage)
+        if not layers.has(key):
+            return False
+    return True
+
+
+def configured(layers: LayerStore, identity: Identity, root: Root, todo: Sequence[Stage], progress: Progress) -> Root:
+    """Configure stage after stage; raises SandboxError, RootfsError."""
+    for stage in todo:
+        with progress.step(f"configure {stage.name}", len(stage.packages), "packages") as p:
+            p.cached = layers.has(stage_key(root.key, stage))
+            p.result = f"{len(stage.packages)} packages"
+            root = configure(layers, identity, root, stage, note=lambda name: progress.advance(1, name))
+    return root
+
+
+def unpacked(root: Root, packages: Sequence[Layer]) -> Root:
+    """Return the root with packages unpacked and no script run."""
+    tree, _ = merge_stage(root, Stage(name="unpacked", packages=tuple(packages), epoch=0))
+    return msgspec.structs.replace(root, tree=tree, packages=(*root.packages, *packages))
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def save(layers: LayerStore, root: Root, tree: Tree, key: str, name: str, origins: Mapping[str, str]) -> Root:
+    """Return the root with what was written into `tree` since, stored as a layer."""
+    if not layers.has(key):
+        top, chunks = top_of(root.tree, tree, key, name, dict(origins))
+        layers.save(top, pieces_of(chunks))
+    return _with(root, layers.load(key))
+
+
+def _with(root: Root, top: Layer) -> Root:
+    tree = root.tree.copy()
+    tree.apply(top)
+    return msgspec.structs.replace(root, key=top.key, tree=tree, tops=(*root.tops, top))
+
+
+def run(layers: LayerStore, identity: Identity, root: Root, scripts: Sequence[Script], name: str, epoch: int) -> Root:
+    """Run scripts in the image and keep what they wrote; raises SandboxError naming the one that failed.
+
+    The result is taken from the store where the same scripts ran on the same root, but for scripts with network.
+    """
+    if not scripts:
+        return root
+    fresh = [time.time_ns()] if any(s.network for s in scripts) else []
+    key = _key("run", root.key, name, epoch, [[s.argv, s.text.hex()] for s in scripts], fresh)
+    if layers.has(key):
+        return _with(root, layers.load(key))
+    with Top(layers, identity) as top:
+        start = time.clock_gettime(COARSE)
+        events = []
+        with top.mounted(root) as at:
+            for script in scripts:
+                events.append(Event(time.clock_gettime(COARSE), script.origin))
+                with Sandbox(at, identity=identity, epoch=epoch, network=script.network) as box:
+                    done = box.run(list(script.argv) or ["/bin/sh", "-e"], stdin=script.text or None)
+                if done.returncode:
+                    tail = done.output.decode("utf-8", "backslashreplace").strip().splitlines()[-12:]
+                    raise SandboxError(
+                        f"{script.shown} failed with status {done.returncode}:\n  " + "\n  ".join(tail),
+                        where=script.origin.removeprefix("recipe: "),
+                        hint="it ran inside the image; its last lines are above",
+                    )
+        layer, chunks = capture(top.upper, root.tree, key, name, start, events)
+        top.keep(layer, iter(chunks))
+    return _with(root, layers.load(key))
+
+
+def _hooks(recipe: Recipe, texts: Sequence[bytes], at: str) -> list[Script]:
+    def one(number: int, hook: Hook) -> Script:
+        return Script(
+            shown=f"the hook {hook.run}", origin=f"recipe: hooks[{number}]", text=texts[number], network=hook.network
+        )
+
+    return [one(i, h) for i, h in enumerate(recipe.hooks) if h.at == at]
+
+
+def finished(
+    layers: LayerStore, identity: Identity, root: Root, recipe: Recipe, inside: Inside, epoch: int, progress: Progress
+) -> tuple[Root, tuple[str, ...]]:
+    """Return the root as the recipe wants it, and what the user should know; raises MkrootError."""
+    notes: list[str] = []
+    with progress.step("customise") as step:
+        root = run(layers, identity, root, _hooks(recipe, inside.hooks, "configured"), "hooks configured", epoch)
+        tree = root.tree.copy()
+        done = customising.customise(tree, recipe.config, inside.inputs, epoch=epoch)
+        notes += done.notes
+        origins = done.origins | write_apt_sources(tree, recipe.distro, inside.sources, key=inside.key)
+        origins |= _automatic(tree, inside.automatic)
+        config = [
+            plain(recipe.config),
+            msgspec.msgpack.encode(inside.inputs, enc_hook=str).hex(),
+            msgspec.msgpack.encode(inside.sources, enc_hook=str).hex(),
+        ]
+        key = _key("config", mkroot.__version__, root.key, epoch, config, (inside.key or b"").hex(), inside.automatic)
+        step.cached = layers.has(key)
+        root = save(layers, root, tree, key, "config", origins)
+        commands = [Script(shown=c.shown, origin=c.origin, argv=c.argv) for c in done.commands]
+        root = run(layers, identity, root, commands, "config commands", epoch)
+        root = run(layers, identity, root, _hooks(recipe, inside.hooks, "final"), "hooks final", epoch)
+        tree = root.tree.copy()
+        trimmed = trim(tree, recipe.trim)
+        notes += trimmed.notes
+        origins = trimmed.origins | scrub(tree)
+        key = _key("trim", mkroot.__version__, root.key, plain(recipe.trim))
+        root = save(layers, root, tree, key, "trim", origins)
+    return root, tuple(notes)
+
+
+def _automatic(tree: Tree, packages: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Tell apt which packages are there only because others need them, as its own installation would (apt-mark(8))."""
+    path = "var/lib/apt/extended_states"
+    if not packages or not tree.exists("usr/bin/apt-get"):
+        return {}
+    text = "".join(f"Package: {n}\nArchitecture: {a}\nAuto-Installed: 1\n\n" for n, a in packages)
+    return {tree.write(path, text.encode(), 0o644, 0, 0): "mkroot: apt's automatic marks"}
+
+
+def assembled(layers: LayerStore, root: Root, epoch: int, sources: Mapping[str, str]) -> Assembly:
+    """Return a finished root, ready to be written."""
+    return Assembly(root.tree, layers, epoch, sources)
+
+
+def unscripted(
+    layers: LayerStore, root: Root, packages: Sequence[Layer], how: str, progress: Progress
+) -> tuple[Root, tuple[str, ...]]:
+    """Return the root of packages that no script configures, and what the user should know.
+
+    how: "none", packages stay unpacked as dpkg's database says; "static", mkroot makes the few things that matter.
+    """
+    with progress.step(f"configure {how}") as step:
+        root = unpacked(root, packages)
+        tree = root.tree.copy()
+        origins: dict[str, str] = {}
+        notes: tuple[str, ...] = ()
+        for link in alias_links(tree):
+            tree.put(link)
+            origins[link.path] = "mkroot: merged /usr"
+        if how == "static":
+            from mkroot.rootfs.static import configure_static
+
+            report = configure_static(tree, packages)
+            origins |= report.origins
+            notes = (*report.notes, *report.not_run)
+        else:
+            files = {dpkg.STATUS: dpkg.status_file(b"", list(packages), [])}
+            files |= dpkg.trigger_files(dpkg.interests(list(packages)))
+            files[f"{dpkg.ADMIN}/arch"] = root.architecture.encode() + b"\n"
+            origins |= {tree.write(path, data, 0o644, 0, 0): "mkroot: dpkg's database" for path, data in files.items()}
+        key = _key("unscripted", mkroot.__version__, how, [p.key for p in packages], root.architecture)
+        step.cached = layers.has(key)
+        root = save(layers, root, tree, key, f"configure {how}", origins)
+    return root, notes
