@@ -205,6 +205,17 @@ def _forget_command_line() -> None:
         ctypes.memmove(start, b"mkroot", min(6, end - start - 1))
 
 
+def _default_signals() -> None:
+    """Take back what was ignored where mkroot was started (nohup); SIGINT stays ignored in process 1."""
+    for number in range(1, _signal.NSIG):
+        try:
+            if number != _signal.SIGPIPE:
+                _signal.signal(number, _signal.SIG_DFL)
+        except (OSError, ValueError):
+            pass  # SIGKILL, SIGSTOP and those of the C library
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+
+
 def _limit_resources() -> None:
     """Set what the host's shell may have changed: scripts see the limits that Debian's default shell gives."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -238,11 +249,8 @@ def _become(request: dict[str, object], fds: list[int], report: int) -> None:
     for fd, n in zip(high, numbers, strict=True):
         os.dup2(fd, n)
     linux.close_from(top + 1)
-    for n in range(1, _signal.NSIG):
-        try:
-            _signal.signal(n, _signal.SIG_DFL)
-        except (OSError, ValueError):
-            pass  # SIGKILL, SIGSTOP and those of the C library
+    for number in (_signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ):  # what this Python ignores
+        _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
     os.umask(0o022)
     try:
@@ -371,7 +379,7 @@ class Server:
 def main() -> None:
     """Make the sandbox as the first message says, answer whether it stands, and serve."""
     linux.close_from(ALIVE + 1)
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    _default_signals()
     os.umask(0)
     control = _socket.socket(fileno=os.dup(CONTROL))
     data = control.recv(MESSAGE)

@@ -56,6 +56,8 @@ def mount_union(
     union's root its mode. What stands in it is on disk only after the caller synced it: the mount is volatile.
     Raises SandboxError where a folder is missing or there are more than 480 groups.
     """
+    # The mounting itself has another current folder.
+    at, upper, work, lowers = at.absolute(), upper.absolute(), work.absolute(), [p.absolute() for p in lowers]
     for folder in (at, upper, work):
         folder.mkdir(parents=True, exist_ok=True)
     os.chmod(upper, 0o755)
@@ -66,7 +68,7 @@ def mount_union(
             raise SandboxError("a layer's tree is missing", where=str(lower), hint="run `mkroot cache verify`")
     groups: list[Path] = []
     try:
-        below = _grouped(work, lowers, frozenset(tops), groups, namespaced)
+        below = _grouped(work, lowers, frozenset(p.absolute() for p in tops), groups, namespaced)
         try:
             _mount_overlay(at, below, upper, work / "work", namespaced)
             return Union(at=at, upper=upper, work=work, groups=tuple(groups))
@@ -229,7 +231,7 @@ def _mount_by_options(
 
 
 def _link(links: Path, name: str, target: Path) -> str:
-    os.symlink(target.absolute(), links / name)
+    os.symlink(target, links / name)
     return name
 
 
