@@ -38,10 +38,10 @@ def why(resolution: Resolution, name: str, limit: int = 20) -> tuple[Chain, ...]
     wishes: dict[str, list[Reason]] = {}
     for one, reason in resolution.wishes:
         wishes.setdefault(one, []).append(reason)
-    incoming: dict[str, list[tuple[str, Reason]]] = {}
+    incoming: dict[str, dict[str, Reason]] = {}  # of several relations between two packages the first tells enough
     for link in resolution.links:
         reason = Reason(kind=link.kind, by=link.by, relation=link.relation)
-        incoming.setdefault(link.target, []).append((link.by, reason))
+        incoming.setdefault(link.target, {}).setdefault(link.by, reason)
     chains: list[Chain] = []
     queue: deque[tuple[str, Chain]] = deque([(target.id, ())])
     steps = 0
@@ -51,7 +51,7 @@ def why(resolution: Resolution, name: str, limit: int = 20) -> tuple[Chain, ...]
         for reason in wishes.get(at, ()):
             chains.append((Step(at, reason.text()), *tail))
         seen = {at, *(step.package for step in tail)}
-        for by, reason in incoming.get(at, ()):
+        for by, reason in incoming.get(at, {}).items():
             if by not in seen:
                 queue.append((by, (Step(at, reason.text()), *tail)))
     return tuple(chains[:limit])

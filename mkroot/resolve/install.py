@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from mkroot.debian.package import Package
 from mkroot.errors import ResolutionError
 from mkroot.resolve.graph import Dependency, Graph, Group, Node, Version
 from mkroot.resolve.marker import Marker
@@ -46,11 +47,7 @@ def wants(graph: Graph, request: Request) -> list[Want]:
     found = [*_essential(graph, request), *_by_priority(graph, request)]
     for name in VARIANT_PACKAGES.get(request.variant, ()):
         found.append(_select(graph, request, Selector(text=name, name=name), "variant", request.variant))
-    for package in request.local:
-        for version in graph.node(package.name, _architecture(request, package.architecture)).versions:
-            if version.package is package:
-                text = f"{package.name}_{package.version}_{package.architecture}.deb"
-                found.append(Want(version=version, kind="requested", detail=text, fixed=True))
+    found += [_local(graph, request, package) for package in request.local]
     found += [_select(graph, request, Selector.parse(text), "requested", text) for text in request.include]
     unique: dict[Version, Want] = {}
     for want in found:
@@ -60,6 +57,19 @@ def wants(graph: Graph, request: Request) -> list[Want]:
 
 def _architecture(request: Request, architecture: str) -> str:
     return request.architecture if architecture == "all" else architecture
+
+
+def _local(graph: Graph, request: Request, package: Package) -> Want:
+    text = f"{package.name}_{package.version}_{package.architecture}.deb"
+    for version in graph.node(package.name, _architecture(request, package.architecture)).versions:
+        if version.package is package and package.name not in request.exclude:
+            return Want(version=version, kind="requested", detail=text, fixed=True)
+    if package.name in request.exclude:
+        raise ResolutionError(f"`{text}` is included, and `{package.name}` excluded")
+    raise ResolutionError(
+        f"`{text}` is for architecture `{package.architecture}`, which this root does not have",
+        hint="architectures: " + ", ".join(graph.architectures),
+    )
 
 
 def _essential(graph: Graph, request: Request) -> Iterator[Want]:

@@ -8,7 +8,7 @@ from mkroot.resolve.graph import Graph, Node
 from mkroot.resolve.install import Want, attempt, deep, wants
 from mkroot.resolve.marker import Marker
 from mkroot.resolve.order import arrange
-from mkroot.resolve.request import Request, Selector
+from mkroot.resolve.request import Request
 from mkroot.resolve.resolution import Reason, Resolution, Resolved
 from mkroot.resolve.sat import OutOfSteps
 from mkroot.resolve.search import Collision, Search, apply
@@ -118,6 +118,12 @@ def beside(universe: Universe, request: Request, resolution: Resolution, names: 
     for want in wants(graph, plain):
         package = want.version.package
         if (package.name, package.architecture, package.version) not in installed:
-            why = Reason(kind="beside", detail=Selector.parse(want.detail).name)
-            found.append(Resolved(id=want.version.node.name, package=package, why=why, stage="beside"))
+            found.append(
+                Resolved(
+                    id=want.version.node.name,
+                    package=package,
+                    why=Reason(kind="beside", detail="the root"),
+                    stage="beside",
+                )
+            )
     return tuple(sorted(found, key=lambda r: r.id))
