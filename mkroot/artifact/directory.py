@@ -31,7 +31,7 @@ def make_directory(bench: Bench) -> Made:
         missing = writer.missing
     for what in sorted(missing):
         count = missing[what]
-        bench.progress.warn(f"rootfs/: {count} {what} could not be set by this user; the other kinds of output have them")
+        bench.progress.warn(f"rootfs/: {count} {what} could not be set by this user; other outputs have them")
     return Made(kind="dir", name=NAME, size=sum(e.size for e in bench.entries()), digest=bench.tree())
 
 

@@ -1,4 +1,6 @@
-from mkroot.artifact.outputs import Bench
 from mkroot.artifact.manifest import Made
+from mkroot.artifact.outputs import Bench
+
+
 def make_erofs(bench: Bench) -> Made:
     raise NotImplementedError

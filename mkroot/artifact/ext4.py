@@ -120,7 +120,9 @@ def fitting_size(entries: list[Entry]) -> int:
     blocks += sum(_blocks(n + n // 8) for n in names.values())  # names do not fill their blocks to the end
     for _ in range(4):  # metadata and journal grow with the size that they are part of
         size = blocks * BLOCK_SIZE
-        metadata = _inodes(entries, size) * INODE_SIZE + _journal(size) * MIB + (size // (128 * MIB) + 1) * 8 * BLOCK_SIZE
+        metadata = (
+            _inodes(entries, size) * INODE_SIZE + _journal(size) * MIB + (size // (128 * MIB) + 1) * 8 * BLOCK_SIZE
+        )
         reserved = min(_blocks(size // (128 * MIB) * 64 * 1024 + 64), 1024) * BLOCK_SIZE  # for growing (resize_inode)
         total = size + metadata + reserved + max(size // 20, 4 * MIB)
     return -(-total // MIB) * MIB

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mkroot.artifact.outputs import Bench, Maker
 from mkroot.artifact.manifest import Made
+from mkroot.artifact.outputs import Bench, Maker
 
 TAR_CODECS = {"tar": "none", "tar.gz": "gzip", "tar.zst": "zstd"}
 

@@ -1,0 +1,90 @@
+"""The image kinds of artifacts, and the way of a build's image into the image store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from mkroot.artifact.kinds import makers as root_makers
+from mkroot.artifact.manifest import Facts, Made
+from mkroot.artifact.outputs import Bench, Maker, Outputs, write_outputs
+from mkroot.artifact.tools import Tools
+from mkroot.oci.archives import write_docker_archive, write_oci_archive
+from mkroot.oci.build import Built, ImageSettings, build_image, link_blobs, named, reference_of
+from mkroot.oci.layout import Layout
+from mkroot.oci.reference import Reference
+from mkroot.oci.store import ImageStore
+from mkroot.progress import Progress
+from mkroot.rootfs.assembly import Assembly
+
+KINDS = ("oci", "oci-archive", "docker-archive")
+
+
+def image_makers(settings: ImageSettings) -> dict[str, Maker]:
+    """Return the makers of the image kinds."""
+
+    def make_oci(bench: Bench) -> Made:
+        built = build_image(bench, settings)
+        layout = Layout.create(bench.folder / "oci")
+        link_blobs(built, layout)
+        layout.write_index([named(built.manifest, reference_of(settings, bench.facts.name))])
+        return Made(kind="oci", name="oci", size=built.size, digest=built.manifest.digest)
+
+    def make_oci_archive(bench: Bench) -> Made:
+        built = build_image(bench, settings)
+        name = reference_of(settings, bench.facts.name)
+        size, digest = write_oci_archive(built, name, bench.folder / "oci.tar", bench.epoch)
+        return Made(kind="oci-archive", name="oci.tar", size=size, digest=digest)
+
+    def make_docker_archive(bench: Bench) -> Made:
+        built = build_image(bench, settings)
+        layers = (bench.assembly.raw(group) for group in bench.assembly.groups(settings.by, settings.budget))
+        references = settings.tags or (reference_of(settings, bench.facts.name),)
+        size, digest = write_docker_archive(built, references, layers, bench.folder / "docker.tar", bench.epoch)
+        return Made(kind="docker-archive", name="docker.tar", size=size, digest=digest)
+
+    return {"oci": make_oci, "oci-archive": make_oci_archive, "docker-archive": make_docker_archive}
+
+
+def write_build(
+    assembly: Assembly,
+    facts: Facts,
+    settings: ImageSettings,
+    out: Path,
+    kinds: Sequence[str],
+    *,
+    images: ImageStore | None = None,
+    makers: dict[str, Maker] | None = None,
+    tools: Tools | None = None,
+    progress: Progress | None = None,
+) -> Outputs:
+    """Make a build's artifacts, and fill the image store where the build has an `oci` output or tags.
+
+    images: the image store; None fills none. makers: further kinds by name (boot, disks). The image reaches the store
+    before the output folder takes its place, its tags after: what fails leaves no tag that names something else.
+    Raises ArtifactError, ImageError, StoreError.
+    """
+    settings = _normal(settings)
+    stored: list[Built] = []
+
+    def keep(bench: Bench) -> None:
+        if images is not None and ("oci" in kinds or settings.tags):
+            stored.append(build_image(bench, settings))
+            images.add_blobs(stored[0].layout, stored[0].blobs)
+
+    every = {**root_makers(), **image_makers(settings), **(makers or {})}
+    with contextlib.nullcontext() if images is None else images.using():
+        outputs = write_outputs(assembly, facts, out, kinds, every, tools=tools, progress=progress, before_swap=(keep,))
+        for built in stored:
+            for tag in settings.tags or (reference_of(settings, facts.name),):
+                images.tag(built.manifest, Reference.parse(tag))  # type: ignore[union-attr]
+    return outputs
+
+
+def _normal(settings: ImageSettings) -> ImageSettings:
+    """Return the settings with tags in full, `:latest` where none is named; raises ImageError."""
+    import msgspec
+
+    tags = tuple(dict.fromkeys(Reference.parse(tag).tagged for tag in settings.tags))
+    return msgspec.structs.replace(settings, tags=tags)

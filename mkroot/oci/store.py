@@ -1,0 +1,342 @@
+"""The image store: one OCI image layout in the store, every blob once, tags in its index."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from mkroot.artifact.files import copy_file
+from mkroot.errors import ImageError, StoreError
+from mkroot.oci.build import named
+from mkroot.oci.layout import BLOBS, Layout, as_written
+from mkroot.oci.model import (
+    INDEX,
+    INDEXES,
+    MANIFESTS,
+    REF_NAME,
+    Config,
+    Descriptor,
+    IndexWritten,
+    Manifest,
+    decode_config,
+    decode_index,
+    decode_manifest,
+    encode,
+)
+from mkroot.oci.reference import Reference
+from mkroot.store.store import Store
+
+FOLDER = "oci"
+SHORT = 12  # hexadecimal digits of a digest that are shown
+LEAST = 4  # … and that must be given at least
+
+
+class Image(Struct, frozen=True, kw_only=True):
+    """An image for one platform, read from a layout. manifest: its descriptor."""
+
+    descriptor: Descriptor
+    manifest: Manifest
+    config: Config
+
+    @property
+    def digest(self) -> str:
+        """The manifest's digest."""
+        return self.descriptor.digest
+
+    @property
+    def id(self) -> str:
+        """The config's digest, which Docker calls the image's id."""
+        return self.manifest.config.digest
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """A row of `mkroot images`. Sizes are bytes of compressed layers; `unique` are those that no other image has."""
+
+    reference: str
+    digest: str
+    size: int
+    unique: int
+    shared: int
+    created: str
+    layers: int
+
+
+class ImageStore:
+    """The images of a store. Every change is one replacement of the index; readers need no lock."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.root = store.root / FOLDER
+
+    def layout(self) -> Layout:
+        """Return the layout, made empty where there is none yet; raises StoreError, ImageError."""
+        if not (self.root / "oci-layout").exists():
+            try:
+                with self._store.lock("images", "index"):
+                    if not self.root.exists():
+                        self._create()
+            except OSError as e:
+                raise StoreError(f"the image store cannot be made: {e.strerror}", where=str(self.root)) from e
+        return Layout.open(self.root)
+
+    def _create(self) -> None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir=self._store.root / "tmp", prefix="images.") as folder:
+            new = Path(folder) / "new"
+            Layout.create(new).write_index(())
+            os.rename(new, self.root)
+
+    # Reading
+
+    def load(self, descriptor: Descriptor) -> Image:
+        """Read an image's documents, checked against their digests; raises ImageError."""
+        return load_image(self.layout(), descriptor)
+
+    def find(self, reference: str, architecture: str | None = None) -> Descriptor:
+        """Return the descriptor that a reference, a digest or the beginning of an image's id names.
+
+        architecture: in Go's words, to choose from an image for several; default: the index itself is returned. Raises
+        ImageError where there is none, or where a beginning has several.
+        """
+        layout = self.layout()
+        manifests = layout.index().manifests
+        found = self._named(reference, manifests) or self._numbered(layout, reference, manifests)
+        if found is None:
+            raise ImageError(f"there is no image `{reference}`", hint="`mkroot images` lists those that there are")
+        if found.media_type in INDEXES and architecture is not None:
+            for child in decode_index(layout.read(found), reference).manifests:
+                if child.platform and child.platform.architecture == architecture:
+                    return child
+            raise ImageError(f"the image `{reference}` is not there for `{architecture}`")
+        return found
+
+    def _named(self, text: str, manifests: Iterable[Descriptor]) -> Descriptor | None:
+        try:
+            wanted = Reference.parse(text)
+        except ImageError:
+            if "/" in text or ":" in text.removeprefix("sha256:"):
+                raise
+            return None
+        for descriptor in manifests:
+            name = descriptor.annotations.get(REF_NAME, "")
+            if wanted.digest:
+                if descriptor.digest == wanted.digest and (not name or Reference.parse(name).name == wanted.name):
+                    return descriptor
+            elif name == wanted.tagged:
+                return descriptor
+        return None
+
+    def _numbered(self, layout: Layout, text: str, manifests: Iterable[Descriptor]) -> Descriptor | None:
+        prefix = text.removeprefix("sha256:")
+        if len(prefix) < LEAST or prefix.strip("0123456789abcdef"):
+            return None
+        found: dict[str, Descriptor] = {}
+        for descriptor in manifests:
+            ids = [descriptor.hex]
+            if descriptor.media_type in MANIFESTS:
+                ids.append(decode_manifest(layout.read(descriptor), descriptor.digest).config.hex)
+            if any(i.startswith(prefix) for i in ids):
+                found.setdefault(descriptor.digest, descriptor)
+        if len(found) > 1:
+            raise ImageError(f"`{text}` begins the ids of {len(found)} images", hint="give more digits")
+        return next(iter(found.values()), None)
+
+    def references(self, digest: str) -> tuple[str, ...]:
+        """Return the tags of an image, sorted."""
+        found = {d.annotations.get(REF_NAME, "") for d in self.layout().index().manifests if d.digest == digest}
+        return tuple(sorted(found - {""}))
+
+    def images(self) -> list[Listed]:
+        """Return every tagged image, in order of references; raises ImageError where a document is damaged."""
+        layout = self.layout()
+        manifests = layout.index().manifests
+        layers: dict[str, dict[str, int]] = {}
+        created: dict[str, str] = {}
+        for descriptor in manifests:
+            if descriptor.digest not in layers:
+                layers[descriptor.digest], created[descriptor.digest] = _layers_of(layout, descriptor)
+        owners: dict[str, int] = {}
+        for sizes in layers.values():
+            for digest in sizes:
+                owners[digest] = owners.get(digest, 0) + 1
+        rows = []
+        for descriptor in manifests:
+            sizes = layers[descriptor.digest]
+            size = sum(sizes.values())
+            unique = sum(n for digest, n in sizes.items() if owners[digest] == 1)
+            rows.append(
+                Listed(
+                    reference=descriptor.annotations.get(REF_NAME, ""),
+                    digest=descriptor.digest,
+                    size=size,
+                    unique=unique,
+                    shared=size - unique,
+                    created=created[descriptor.digest],
+                    layers=len(sizes),
+                )
+            )
+        return sorted(rows, key=lambda r: (r.reference == "", r.reference, r.digest))
+
+    # Writing
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Hold off `collect` while blobs are there that no tag names yet."""
+        with self._store.lock("images", "blobs", shared=True):
+            yield
+
+    def add_blobs(self, source: Layout, blobs: Iterable[Descriptor]) -> None:
+        """Copy blobs that the store has not, each whole or not at all; raises ImageError, StoreError.
+
+        The caller holds `using` until a tag names them.
+        """
+        layout = self.layout()
+        for descriptor in blobs:
+            if not layout.has(descriptor):
+                self.add_blob(descriptor, source.path(descriptor.digest))
+
+    def add_blob(self, descriptor: Descriptor, source: Path) -> None:
+        """Copy one file into the store as a blob whose digest the caller knows; it is on disk when it has its name."""
+        import tempfile
+
+        target = self.layout().path(descriptor.digest)
+        try:
+            with tempfile.TemporaryDirectory(dir=self._store.root / "tmp", prefix="blob.") as folder:
+                aside = Path(folder) / "blob"
+                copy_file(source, aside)
+                if aside.stat().st_size != descriptor.size:
+                    raise ImageError("a blob has not the size that its descriptor says", where=str(source))
+                os.rename(aside, target)
+        except OSError as e:
+            raise StoreError(
+                f"the image store cannot be written: {e.strerror}",
+                where=str(self.root),
+                hint="make room, or set MKROOT_STORE to another folder",
+            ) from e
+
+    def tag(self, descriptor: Descriptor, reference: Reference) -> None:
+        """Give an image a tag; another image that had it loses it. Raises ImageError where blobs are missing."""
+        self._check_there(descriptor)
+        with self._changing() as manifests:
+            manifests[:] = [d for d in manifests if d.annotations.get(REF_NAME) != reference.tagged]
+            manifests.append(named(descriptor, reference.tagged))
+
+    def tag_platforms(self, descriptors: list[Descriptor], reference: Reference) -> Descriptor:
+        """Give images for several platforms one tag, through an index; return what is tagged. Raises ImageError."""
+        if len(descriptors) == 1:
+            self.tag(descriptors[0], reference)
+            return descriptors[0]
+        rows = sorted((named(d, "") for d in descriptors), key=lambda d: (d.platform or d.digest).__repr__())
+        data = encode(IndexWritten(manifests=tuple(as_written(d) for d in rows)))
+        descriptor = self.layout().put(data, INDEX)
+        self.tag(descriptor, reference)
+        return descriptor
+
+    def untag(self, reference: Reference) -> None:
+        """Remove a tag; the image's blobs go with the next `collect`. Raises ImageError where there is none."""
+        with self._changing() as manifests:
+            kept = [d for d in manifests if d.annotations.get(REF_NAME) != reference.tagged]
+            if len(kept) == len(manifests):
+                raise ImageError(f"there is no image `{reference}`", hint="`mkroot images` lists those that there are")
+            manifests[:] = kept
+
+    def remove(self, digest: str) -> None:
+        """Remove every tag of an image; its blobs go with the next `collect`."""
+        with self._changing() as manifests:
+            manifests[:] = [d for d in manifests if d.digest != digest]
+
+    def collect(self, keep: Iterable[Descriptor] = ()) -> int:
+        """Remove the blobs that no tagged image has, and return the bytes won. Raises ImageError, StoreError.
+
+        keep: images that stay without a tag, such as those of containers.
+        """
+        layout = self.layout()
+        won = 0
+        with self._store.lock("images", "blobs"), self._store.lock("images", "index"):
+            needed: set[str] = set()
+            for descriptor in (*layout.index().manifests, *keep):
+                needed.update(_reachable(layout, descriptor))
+            try:
+                for path in sorted((self.root / BLOBS).iterdir()):
+                    if "sha256:" + path.name not in needed:
+                        won += path.stat().st_size
+                        path.unlink()
+            except OSError as e:
+                raise StoreError(f"a blob cannot be removed: {e.strerror}", where=str(self.root)) from e
+        return won
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[list[Descriptor]]:
+        layout = self.layout()
+        try:
+            with self._store.lock("images", "index"):
+                manifests = list(layout.index().manifests)
+                yield manifests
+                layout.write_index(sorted(manifests, key=lambda d: (d.annotations.get(REF_NAME, ""), d.digest)))
+        except OSError as e:
+            raise StoreError(f"the image store cannot be written: {e.strerror}", where=str(self.root)) from e
+
+    def _check_there(self, descriptor: Descriptor) -> None:
+        layout = self.layout()
+        for digest, size in sorted(_reachable(layout, descriptor).items()):
+            path = layout.path(digest)
+            if not path.exists() or path.stat().st_size != size:
+                raise ImageError("the image store lacks a blob of the image", where=str(path))
+
+
+def load_image(layout: Layout, descriptor: Descriptor) -> Image:
+    """Read an image's documents from a layout, checked against their digests; raises ImageError."""
+    if descriptor.media_type in INDEXES:
+        raise ImageError(
+            "this image is for several platforms", where=descriptor.digest, hint="name one: `--arch amd64`"
+        )
+    manifest = decode_manifest(layout.read(descriptor), descriptor.digest)
+    config = decode_config(layout.read(manifest.config), manifest.config.digest)
+    if len(config.rootfs.diff_ids) != len(manifest.layers):
+        raise ImageError(
+            f"the config names {len(config.rootfs.diff_ids)} layers, the manifest {len(manifest.layers)}",
+            where=descriptor.digest,
+        )
+    return Image(descriptor=descriptor, manifest=manifest, config=config)
+
+
+def platforms_of(layout: Layout, descriptor: Descriptor) -> list[Descriptor]:
+    """Return the manifests behind a descriptor: itself, or those of an index."""
+    if descriptor.media_type not in INDEXES:
+        return [descriptor]
+    return [
+        c for d in decode_index(layout.read(descriptor), descriptor.digest).manifests for c in platforms_of(layout, d)
+    ]
+
+
+def _layers_of(layout: Layout, descriptor: Descriptor) -> tuple[dict[str, int], str]:
+    sizes: dict[str, int] = {}
+    created = ""
+    for child in platforms_of(layout, descriptor):
+        image = load_image(layout, child)
+        sizes.update((d.digest, d.size) for d in image.manifest.layers)
+        created = max(created, image.config.created)
+    return sizes, created
+
+
+def _reachable(layout: Layout, descriptor: Descriptor) -> dict[str, int]:
+    """Return every blob that a descriptor leads to, with its size; raises ImageError."""
+    found = {descriptor.digest: descriptor.size}
+    if descriptor.media_type in INDEXES:
+        for child in decode_index(layout.read(descriptor), descriptor.digest).manifests:
+            found.update(_reachable(layout, child))
+    elif descriptor.media_type in MANIFESTS:
+        manifest = decode_manifest(layout.read(descriptor), descriptor.digest)
+        found.update((d.digest, d.size) for d in (manifest.config, *manifest.layers))
+    return found
+
+
+def listed_json(rows: list[Listed]) -> bytes:
+    """Return rows as the JSON that `mkroot images --json` prints."""
+    return msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n"
