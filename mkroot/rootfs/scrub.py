@@ -21,7 +21,7 @@ class Row(msgspec.Struct, frozen=True):
     """One kind of thing that is removed.
 
     glob: paths; `*` within a name, `**` across folders. why: what it is.
-    identity: whether every copy of the image would share a secret or an identity by it; else it is a trace of the build.
+    identity: whether every copy of the image would share a secret or an identity by it; else a trace of the build.
     """
 
     glob: str

@@ -80,9 +80,13 @@ def apply_timezone(recorder: Recorder, config: Config) -> None:
         raise RecipeError(f"the image's tzdata has no zone `{zone}`", where=key, hint=nearest(zone, zones) or legacy)
     with recorder.at(f"recipe: {key}", key=key):
         recorder.link("etc/localtime", f"/{ZONES}/{zone}")
-        # Debian 13's tzdata no longer writes /etc/timezone; an old one must not contradict the link.
-        if tree.exists("etc/timezone") or not _newer(tree, debian=13, ubuntu=(25, 4)):
+        if tree.exists("etc/timezone") or writes_timezone_file(tree):  # an old one must not contradict the link
             recorder.write("etc/timezone", f"{zone}\n".encode(), 0o644)
+
+
+def writes_timezone_file(tree: Tree) -> bool:
+    """Tell whether the image's tzdata keeps /etc/timezone; Debian 13's no longer does."""
+    return not _newer(tree, debian=13, ubuntu=(25, 4))
 
 
 def _newer(tree: Tree, *, debian: int, ubuntu: tuple[int, int]) -> bool:

@@ -121,7 +121,7 @@ def test_dpkgs_database_no_longer_misses_what_went(tmp_path: Path) -> None:
     tree.write("var/lib/dpkg/status", b"Package: p\nConffiles:\n /etc/p/a.conf 00\n /etc/p/b.conf 11\nDescription: x\n")
     done = trim(tree, Trim(docs=True, paths=(PathGlob("/etc/p/a*"),)))
     sums = tree.read("var/lib/dpkg/info/p.md5sums").decode()
-    assert [line.split()[1] for line in sums.splitlines()] == ["bin/p"]
+    assert [line.split()[1] for line in sums.splitlines()] == ["bin/p", "etc/p/b.conf"]
     assert b"README" in tree.read("var/lib/dpkg/info/p.list")
     assert tree.read("var/lib/dpkg/status") == b"Package: p\nConffiles:\n /etc/p/b.conf 11\nDescription: x\n"
     assert done.origins["etc/p/a.conf"] == "recipe: trim.paths[0]"
