@@ -254,8 +254,8 @@ class ArchiveUniverse:
         """See Universe."""
         return self._read(b"v" + name.encode("utf-8", "surrogateescape"))
 
-    def _read(self, key: bytes) -> list[Package]:
-        return [Package.parse(stanza, t.index) for t in self._tables for stanza in t.stanzas(key)]
+    def _read(self, key: bytes) -> Sequence[Package]:
+        return tuple(Package.parse(stanza, t.index) for t in self._tables for stanza in t.stanzas(key))
 
     def marked(self) -> Sequence[str]:
         """See Universe."""

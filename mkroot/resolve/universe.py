@@ -64,6 +64,8 @@ class TextUniverse:
         """Make it of pairs of an index and its Packages text; raises PackageError."""
         self.indices: list[Index] = []
         self._all: list[Package] = []
+        self._named: dict[str, list[Package]] = {}
+        self._provided: dict[str, dict[Package, None]] = {}
         self._ranks: dict[tuple[str, str], tuple[int, int]] = {}
         for number, (index, text) in enumerate(texts):
             self.indices.append(index)
@@ -71,6 +73,9 @@ class TextUniverse:
             for stanza in stanzas(text.encode("utf-8", "surrogateescape")):
                 package = Package.parse(stanza, index)
                 self._all.append(package)
+                self._named.setdefault(package.name, []).append(package)
+                for relation in (r for clause in package.provides for r in clause):
+                    self._provided.setdefault(relation.name, {})[package] = None
                 heard |= dict.fromkeys(mentioned(package))
             for place, name in enumerate(heard):
                 self._ranks.setdefault((name, index.architecture), (number, place))
@@ -85,11 +90,11 @@ class TextUniverse:
 
     def packages(self, name: str) -> Sequence[Package]:
         """See Universe."""
-        return [p for p in self._all if p.name == name]
+        return tuple(self._named.get(name, ()))
 
     def providers(self, name: str) -> Sequence[Package]:
         """See Universe."""
-        return [p for p in self._all if any(r.name == name for clause in p.provides for r in clause)]
+        return tuple(self._provided.get(name, ()))
 
     def marked(self) -> Sequence[str]:
         """See Universe."""
