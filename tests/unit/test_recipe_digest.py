@@ -66,6 +66,11 @@ def test_a_variable_counts_by_what_it_makes(tmp_path: Path) -> None:
     assert of(tmp_path, text, unused="b") == of(tmp_path, text)
 
 
+def test_no_secret_of_an_address_counts(tmp_path: Path) -> None:
+    text = HEAD + "sources: [{id: t, uri: 'http://%smirror.example/t/', suites: [s]}]\n"
+    assert of(tmp_path, text % "me:secret@") == of(tmp_path, text % "")
+
+
 def test_order_in_lists_counts(tmp_path: Path) -> None:
     assert of(tmp_path, HEAD + "packages: {include: [nano, vim]}\n") != of(
         tmp_path, HEAD + "packages: {include: [vim, nano]}\n"

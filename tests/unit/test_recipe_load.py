@@ -325,6 +325,12 @@ def test_what_stands_twice_counts_once_and_moves_no_place(write: Write) -> None:
     assert "`zsh` is excluded" in told
 
 
+def test_aliases_nest_no_deeper_than_lists_do(write: Write) -> None:
+    chain = "\n".join(f"  - &a{i} [*a{i - 1}]" for i in range(1, 3000))
+    (told,) = faults(write(f"packages:\n  include:\n  - &a0 [vim]\n{chain}\n"))
+    assert "nests deeper than" in told
+
+
 def test_a_command_line_keeps_what_stands_twice(write: Write) -> None:
     assert load(write("image: {cmd: [echo, a, a, -x]}\n")).image.cmd == ("echo", "a", "a", "-x")
 
