@@ -50,7 +50,7 @@ def write_ext4(bench: Bench, path: Path, size: int | None = None, label: str = L
     if size is not None and size < least:
         raise ArtifactError(f"the root needs {least} bytes as ext4, and {size} are given")
     size = least if size is None else size // BLOCK_SIZE * BLOCK_SIZE
-    identity = derived_uuid(bench.tree(), "ext4")
+    identity, seed = derived_uuid(bench.tree(), "ext4"), derived_uuid(bench.tree(), "ext4 hash")
     environ = {"E2FSPROGS_FAKE_TIME": str(max(bench.epoch, 1)), "MKE2FS_CONFIG": "/dev/null"}
     with open(path, "xb") as f:
         f.truncate(size)
@@ -61,7 +61,7 @@ def write_ext4(bench: Bench, path: Path, size: int | None = None, label: str = L
         "-q", "-F", "-t", "ext4", "-b", str(BLOCK_SIZE), "-I", str(INODE_SIZE), "-m", "0", "-L", label,
         "-N", str(_inodes(entries, size)), "-J", f"size={_journal(size)}",
         "-O", ",".join(("none", *FEATURES)), "-U", str(identity),
-        "-E", f"hash_seed={derived_uuid(bench.tree(), 'ext4 hash')},assume_storage_prezeroed=1,nodiscard,root_owner=0:0",
+        "-E", f"hash_seed={seed},assume_storage_prezeroed=1,nodiscard,root_owner=0:0",
         str(path),
     ]  # fmt: skip
     bench.tools.run("mke2fs", arguments, environ=environ)

@@ -18,7 +18,7 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class PackageFacts(Struct, frozen=True, kw_only=True):
-    """A locked package. sha256: of the .deb, hexadecimal. size: of the .deb, bytes. installed_size: bytes, as it says."""
+    """A locked package. sha256: of the .deb, hexadecimal. size: of the .deb. installed_size: as it says. Bytes."""
 
     name: str
     version: str
@@ -61,7 +61,7 @@ class Made(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """`manifest.json`. epoch: seconds since 1970. installed: bytes in the root's files. tree: digest of all metadata."""
+    """`manifest.json`. epoch: seconds since 1970. installed: bytes in the root's files. tree: its digest."""
 
     version: int
     name: str

@@ -89,7 +89,7 @@ class Outputs(Struct, frozen=True, kw_only=True):
 
 
 def tree_digest(entries: Sequence[Entry]) -> str:
-    """Return `sha256:…` over all that a tree says of its members: names, kinds, modes, owners, times, links, contents."""
+    """Return `sha256:…` over what a tree says of its members: names, kinds, modes, owners, times, contents."""
     h = hashlib.sha256(b"mkroot tree 1\n")
     for e in entries:
         attributes = ",".join(f"{k}={e.xattrs[k].hex()}" for k in sorted(e.xattrs))

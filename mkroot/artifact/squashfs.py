@@ -32,7 +32,8 @@ def make_squashfs(bench: Bench) -> Made:
         "-comp", "zstd",  # at its default level, 15: sqfstar 4.5.1 reads no -Xcompression-level
         "-b", str(BLOCK_SIZE),
         "-mkfs-time", str(bench.epoch),
-        "-root-time", str(root.mtime), "-root-mode", f"{root.mode:o}", "-root-uid", str(root.uid), "-root-gid", str(root.gid),
+        "-root-time", str(root.mtime), "-root-mode", f"{root.mode:o}",
+        "-root-uid", str(root.uid), "-root-gid", str(root.gid),
         str(path),
     ]  # fmt: skip
     bench.tools.run(sqfstar, arguments, stdin=bench.assembly.raw())

@@ -77,7 +77,10 @@ class Built(Struct, frozen=True, kw_only=True):
 
 
 def build_image(bench: Bench, settings: ImageSettings) -> Built:
-    """Make the image in a layout in the bench's scratch folder, once for a bench; raises ImageError, StoreError, OSError."""
+    """Make the image in a layout in the bench's scratch folder, once for a bench.
+
+    Raises ImageError, StoreError, OSError.
+    """
     known = bench.shared.get("image")
     if isinstance(known, Built):
         return known

@@ -56,9 +56,7 @@ class Reference(Struct, frozen=True, order=True):
             lower = text.replace(path, path.lower(), 1) if path else ""
             if path != path.lower() and _PATH.fullmatch(path.lower()):
                 raise _refused(text, "names are lower case", f"write `{lower}`")
-            raise _refused(
-                text, "a name is lower-case letters and digits with single `.`, `_`, `-` or `/` between them"
-            )
+            raise _refused(text, "a name is lower-case letters and digits with `.`, `_`, `-` or `/` between them")
         if len(host) + len(path) > _LIMIT:
             raise _refused(text, f"it is longer than {_LIMIT} characters")
         return cls(host, path, tag or ("" if digest else DEFAULT_TAG), digest)

@@ -67,6 +67,9 @@ def package_members() -> list[tuple[Entry, bytes]]:
         folder("srv", 0o2775, 1000, 70_000),
         file("srv/empty", b"", 0o600, 1000, 1000),
         folder("tmp", 0o1777),
+        folder("var"),
+        folder("var/lib"),
+        folder("var/lib/dpkg"),
     ]
 
 
@@ -80,9 +83,6 @@ def top_members() -> list[tuple[Entry, bytes]]:
         file('usr/share/a "quoted" <7> näme', b"odd"),
         folder("usr/share/" + "d" * 120),
         file("usr/share/" + "d" * 120 + "/" + "f" * 100, b"deep"),
-        folder("var"),
-        folder("var/lib"),
-        folder("var/lib/dpkg"),
         file("var/lib/dpkg/status", STATUS),
         file("etc/os-release", b'ID=debian\nVERSION_ID="13"\n'),
     ]
