@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mkroot
+from mkroot.archive import proxy
 from mkroot.archive.address import Address, masked
 from mkroot.errors import MirrorError
 
@@ -256,9 +257,9 @@ class Http:
     def _pool(self, url: str) -> Any:
         """Return the connection pool for a URL: direct, or through the proxy that the environment names."""
         split = urllib.parse.urlsplit(url)
-        proxy = _proxy(self.environ, split.scheme, split.hostname or "", split.port)
+        through = proxy.chosen(self.environ, split.scheme, split.hostname or "", split.port)
         with self._lock:
-            pool = self._pools.get(proxy)
+            pool = self._pools.get(through)
             if pool is None:
                 import urllib3
 
@@ -266,12 +267,12 @@ class Http:
                     "maxsize": self.connections,
                     "timeout": urllib3.Timeout(connect=min(self.timeout, 15.0), read=self.timeout),
                 }
-                if proxy:
-                    auth = _proxy_auth(proxy)
-                    pool = urllib3.ProxyManager(masked_proxy(proxy), proxy_headers=auth, **options)
+                if through:
+                    headers = proxy.headers(through)
+                    pool = urllib3.ProxyManager(proxy.address(through), proxy_headers=headers, **options)
                 else:
                     pool = urllib3.PoolManager(**options)
-                self._pools[proxy] = pool
+                self._pools[through] = pool
         return pool
 
 
@@ -366,41 +367,6 @@ def _authorized(address: Address, headers: dict[str, str]) -> dict[str, str]:
     from urllib3.util import make_headers
 
     return {**headers, **make_headers(basic_auth=f"{address.user}:{address.password}")}
-
-
-def _proxy(environ: Mapping[str, str], scheme: str, host: str, port: int | None) -> str:
-    """Return the proxy for a request, "" for none: `http_proxy`, `https_proxy`, `all_proxy`, less `no_proxy`.
-
-    HTTP_PROXY in capitals is not read, for in a CGI program it is a request's header.
-    """
-    found = environ.get(f"{scheme}_proxy") or (environ.get("HTTPS_PROXY") if scheme == "https" else "")
-    found = found or environ.get("all_proxy") or environ.get("ALL_PROXY") or ""
-    if not found:
-        return ""
-    for entry in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(","):
-        name = entry.strip().lower()
-        if name == "*" or (name and name in (host, f"{host}:{port}")):
-            return ""
-        bare = name.lstrip("*").lstrip(".")
-        if bare and host.endswith("." + bare):
-            return ""
-    return found if "://" in found else f"http://{found}"
-
-
-def masked_proxy(proxy: str) -> str:
-    """Return a proxy's address without its credentials."""
-    split = urllib.parse.urlsplit(proxy)
-    return f"{split.scheme}://{split.netloc.rpartition('@')[2]}"
-
-
-def _proxy_auth(proxy: str) -> dict[str, str] | None:
-    split = urllib.parse.urlsplit(proxy)
-    if split.username is None:
-        return None
-    from urllib3.util import make_headers
-
-    user, password = urllib.parse.unquote(split.username), urllib.parse.unquote(split.password or "")
-    return dict(make_headers(proxy_basic_auth=f"{user}:{password}"))
 
 
 def _hopeless(error: BaseException) -> bool:

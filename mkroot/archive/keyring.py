@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,20 @@ class Certificate:
         return next((p for p in self.parts if p.fingerprint == issuer or p.fingerprint[-16:] == issuer), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Keyring:
-    """The certificates that are accepted; `name` says in messages where they came from."""
+    """The certificates that are accepted; `name` says in messages where they came from.
 
-    name: str
-    certificates: tuple[Certificate, ...]
+    They may be read when they are first asked for: a locked build never asks.
+    """
+
+    def __init__(self, name: str, certificates: Iterable[Certificate] | Callable[[], Iterable[Certificate]]) -> None:
+        self.name = name
+        self._given = certificates
+
+    @functools.cached_property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """The certificates; raises TrustError where they cannot be read."""
+        return tuple(self._given() if callable(self._given) else self._given)
 
     def find(self, issuer: str) -> list[tuple[Certificate, KeyPart]]:
         """Return every key that `issuer`, a fingerprint or key ID, may mean; IDs are not unique."""
@@ -74,7 +82,7 @@ class Keyring:
                 where=self.name,
                 hint=f"it holds {has}",
             )
-        return Keyring(name=self.name, certificates=found)
+        return Keyring(self.name, found)
 
 
 def normal_fingerprint(text: str, where: str) -> str:
@@ -108,7 +116,7 @@ def parse(data: bytes, name: str) -> Keyring:
         raise TrustError(f"not an OpenPGP keyring: {reason(e)}", where=name) from None
     if not found:
         raise TrustError("there is no public key in it", where=name)
-    return Keyring(name=name, certificates=found)
+    return Keyring(name, found)
 
 
 def reason(error: Exception) -> str:
@@ -158,14 +166,17 @@ def shipped(distro: str, *, host: str | None = _HOST) -> Keyring:
     data = importlib.resources.files("mkroot.archive").joinpath("keys", f"{distro}.pgp")
     if not data.is_file():
         raise TrustError(f"mkroot ships no archive keys of `{distro}`", hint="name a file of its keys with `keyring:`")
-    found = parse(data.read_bytes(), f"mkroot's keys of {distro}")
-    extra: list[Certificate] = []
-    for name in _HOST_NAMES.get(distro, ()) if host else ():
-        path = Path(host or "", name)
-        if path.is_file():
-            extra += load(path).certificates
-            break
-    return Keyring(name=f"the archive keys of {distro}", certificates=_merged([*found.certificates, *extra]))
+
+    def certificates() -> tuple[Certificate, ...]:
+        known = list(parse(data.read_bytes(), f"mkroot's keys of {distro}").certificates)
+        for name in _HOST_NAMES.get(distro, ()) if host else ():
+            path = Path(host or "", name)
+            if path.is_file():
+                known += load(path).certificates
+                break
+        return _merged(known)
+
+    return Keyring(f"the archive keys of {distro}", certificates)
 
 
 def _merged(certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:
