@@ -1,4 +1,4 @@
-"""Alternatives without scripts: reads `update-alternatives --install` in postinst scripts, where it is written plainly."""
+"""Alternatives without scripts: reads `update-alternatives --install` in postinst scripts where it stands plainly."""
 
 from __future__ import annotations
 

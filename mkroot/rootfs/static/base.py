@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from mkroot.rootfs.accounts import Accounts, read_accounts
 from mkroot.rootfs.recorder import Recorder
 from mkroot.rootfs.static.sysusers import make_declared
@@ -9,25 +11,13 @@ from mkroot.rootfs.system import os_release, writes_timezone_file
 from mkroot.rootfs.users import write_accounts
 from mkroot.tar.entry import DIR, FILE, HARDLINK, SYMLINK
 
-COPIES = (  # package, from, to: copied where there is none
-    ("base-files", "usr/share/base-files/dot.profile", "root/.profile"),
-    ("base-files", "usr/share/base-files/dot.bashrc", "root/.bashrc"),
-    ("base-files", "usr/share/base-files/profile", "etc/profile"),
-    ("base-files", "usr/share/base-files/motd", "etc/motd"),
-    ("base-files", "usr/share/base-files/nsswitch.conf", "etc/nsswitch.conf"),
-    ("base-files", "usr/share/base-files/info.dir", "usr/share/info/dir"),
-    ("libc-bin", "usr/share/libc-bin/nsswitch.conf", "etc/nsswitch.conf"),
-)
-FOLDERS = (  # of base-files: path, mode, group
-    ("mnt", 0o755, "root"), ("srv", 0o755, "root"), ("opt", 0o755, "root"), ("etc/opt", 0o755, "root"),
-    ("var/opt", 0o755, "root"), ("media", 0o755, "root"), ("var/mail", 0o2775, "mail"), ("run/lock", 0o1777, "root"),
-    *((f"usr/local{below}", 0o755, "root") for below in (
-        "", "/share", "/share/man", "/bin", "/games", "/lib", "/include", "/sbin", "/src", "/etc")),
-)  # fmt: skip
+_COPY = re.compile(r"^\s*install_from_default\s+(\S+)\s+(/\S+)\s*$", re.MULTILINE)
+_FOLDER = re.compile(r"^\s*install_directory\s+(\S+)\s+([0-7]+)\s+(\S+)\s*$", re.MULTILINE)
+_LOCAL = re.compile(r"^\s*install_local_dir\s+/(usr/local\S*)\s*$", re.MULTILINE)
+_EMPTY = re.compile(r"^\s*ensure_file_owner_mode\s+/(\S+)\s+root:(\S+)\s+([0-7]+)\s*$", re.MULTILINE)
 LINKS = (  # of base-files: path, target
     ("var/spool/mail", "../mail"), ("var/run", "/run"), ("var/lock", "/run/lock"), ("usr/local/man", "share/man"),
 )  # fmt: skip
-EMPTY = (("var/log/wtmp", 0o664), ("var/log/btmp", 0o660), ("var/log/lastlog", 0o664))  # of base-files, group utmp
 EVERYWHERE = (  # what a root needs whatever is in it (file-hierarchy(7))
     ("tmp", 0o1777), ("var/tmp", 0o1777), ("run", 0o755), ("proc", 0o755), ("sys", 0o755), ("dev", 0o755),
     ("etc", 0o755), ("root", 0o700), ("home", 0o755),
@@ -67,32 +57,44 @@ def make_accounts(recorder: Recorder, epoch: int, *, subordinate: bool) -> Accou
     return accounts
 
 
-def make_base_files(recorder: Recorder, packages: set[str], accounts: Accounts) -> None:
-    """Make what the postinst scripts of base-files and libc-bin make at a first installation."""
+def make_base_files(recorder: Recorder, postinst: str, accounts: Accounts) -> None:
+    """Make what the postinst of base-files makes at a first installation; its calls are read as data.
+
+    postinst: the script, "" where base-files is not in the set.
+    """
     tree = recorder.tree
-    for package, source, target in COPIES:
-        entry = tree.get(source)
-        above = tree.get(target.rpartition("/")[0])
-        if entry is None or entry.kind not in (FILE, HARDLINK) or above is None or tree.exists(target):
-            continue
-        with recorder.at(f"static: {package}"):
-            recorder.write(target, tree.read(source), entry.mode, 0, 0)
-    if "base-files" not in packages:
+    _copy(recorder, "usr/share/libc-bin/nsswitch.conf", "etc/nsswitch.conf", "libc-bin")
+    if not postinst:
         return
+    for name, target in _COPY.findall(postinst):
+        _copy(recorder, f"usr/share/base-files/{name}", target.lstrip("/"), "base-files")
     with recorder.at("static: base-files"):
         vendor = os_release(tree).get("ID", "")
-        if tree.exists(f"etc/dpkg/origins/{vendor}") and vendor and not tree.exists("etc/dpkg/origins/default"):
+        if vendor and tree.exists(f"etc/dpkg/origins/{vendor}") and not tree.exists("etc/dpkg/origins/default"):
             recorder.link("etc/dpkg/origins/default", vendor)
         for path, target in LINKS[:3]:
             _replace_empty(recorder, path, target)
-        for path, mode, group in FOLDERS:
+        wanted = [(path.strip("/"), int(mode, 8), group) for path, mode, group in _FOLDER.findall(postinst)]
+        wanted += [(path.rstrip("/"), 0o755, "root") for path in _LOCAL.findall(postinst)]
+        for path, mode, group in wanted:
             if not tree.exists(path):
                 recorder.folder(path, mode, 0, accounts.group_id(group) or 0)
         if tree.get("usr/local/man", follow=False) is None:
             recorder.link(*LINKS[3])
-        for path, mode in EMPTY:
+        for path, group, mode in _EMPTY.findall(postinst):
             if not tree.exists(path) and tree.exists("var/log"):
-                recorder.write(path, b"", mode, 0, accounts.group_id("utmp") or 0)
+                recorder.write(path, b"", int(mode, 8), 0, accounts.group_id(group) or 0)
+
+
+def _copy(recorder: Recorder, source: str, target: str, package: str) -> None:
+    """Copy a file where there is none and its folder is there."""
+    tree = recorder.tree
+    entry = tree.get(source)
+    above = tree.get(target.rpartition("/")[0])
+    if entry is None or entry.kind not in (FILE, HARDLINK) or above is None or tree.exists(target):
+        return
+    with recorder.at(f"static: {package}"):
+        recorder.write(target, tree.read(source), entry.mode, 0, 0)
 
 
 def _replace_empty(recorder: Recorder, path: str, target: str) -> None:

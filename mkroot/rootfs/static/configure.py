@@ -40,26 +40,37 @@ class NotRun(msgspec.Struct, frozen=True, order=True):
 class StaticReport(msgspec.Struct, frozen=True):
     """What static configuration did.
 
-    origins: for each path written or removed, what it stands for. not_run: sorted. notes: what the user should know.
+    origins: for each path written or removed, what it stands for. scripts: those not run, sorted; not_run: the same in
+    words. notes: what the user should know besides.
     """
 
     origins: dict[str, str]
-    not_run: tuple[NotRun, ...]
+    scripts: tuple[NotRun, ...]
     notes: tuple[str, ...]
 
+    @property
+    def not_run(self) -> tuple[str, ...]:
+        """A line for each script that was not run, with what mkroot made instead."""
+        return tuple(
+            f"{s.package}: {s.script} not run" + (f"; made instead: {s.instead}" if s.instead else "")
+            for s in self.scripts
+        )
 
-def configure_static(tree: Tree, packages: Sequence[Layer], *, epoch: int) -> StaticReport:
+
+def configure_static(tree: Tree, packages: Sequence[Layer], *, epoch: int | None = None) -> StaticReport:
     """Make in memory what matters of the packages' configuration; no script runs.
 
-    packages: the layers of the installed packages, with their control files. epoch: seconds, for dates in shadow.
+    packages: the layers of the installed packages, with their control files. epoch: seconds, for dates
+    in shadow; None takes the newest package's.
     Serves any set of packages: what is not in it is left out.
     """
     recorder = Recorder(tree)
-    names = {layer.name for layer in packages}
+    if epoch is None:
+        epoch = max((layer.date for layer in packages), default=0)
+    scripts = {p.name: p.control.get("postinst", b"").decode("utf-8", "replace") for p in packages}
     make_skeleton(recorder)
-    postinst = next((p.control.get("postinst", b"") for p in packages if p.name == "base-passwd"), b"")
-    accounts = make_accounts(recorder, epoch, subordinate=b"etc/subuid" in postinst)
-    make_base_files(recorder, names, accounts)
+    accounts = make_accounts(recorder, epoch, subordinate="etc/subuid" in scripts.get("base-passwd", ""))
+    make_base_files(recorder, scripts.get("base-files", ""), accounts)
     make_timezone(recorder)
     with recorder.at("static: ca-certificates"):
         write_certificates(recorder)
@@ -70,7 +81,7 @@ def configure_static(tree: Tree, packages: Sequence[Layer], *, epoch: int) -> St
     for package in sorted(unknown):
         for call in unknown[package]:
             recorder.note(f"{package}: the alternative `{call}` is not made, as only a shell could read it")
-    if "dpkg" in names:
+    if "dpkg" in scripts:
         recorder.note("dpkg is in the image, and with `configure: static` it knows of no package")
     return StaticReport(recorder.origins, tuple(_not_run(packages, recorder)), tuple(recorder.notes))
 

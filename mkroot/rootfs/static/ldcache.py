@@ -1,4 +1,4 @@
-"""Writes /etc/ld.so.cache as ldconfig(8) does: the format `glibc-ld.so.cache1.1` (glibc, sysdeps/generic/dl-cache.h)."""
+"""Writes /etc/ld.so.cache as ldconfig(8) does, in the format `glibc-ld.so.cache1.1` (glibc, dl-cache.h)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _in_folder(recorder: Recorder, folder: str, names: list[str], hwcap: str) ->
     tree = recorder.tree
     best: dict[str, tuple[str, int]] = {}
     for name in names:
-        if not ((name.startswith("lib") or name.startswith("ld-") or name.startswith("ld64.")) and ".so" in name):
+        if not ((name.startswith(("lib", "ld-", "ld64."))) and ".so" in name):
             continue
         path = f"{folder}/{name}"
         entry, own = tree.get(path), tree.get(path, follow=False)
@@ -111,7 +111,7 @@ def _in_folder(recorder: Recorder, folder: str, names: list[str], hwcap: str) ->
                 continue
             soname = name  # what ld(1) finds by -l
         known = best.get(soname)
-        if known is None or known[0] != soname and (name == soname or _compare(known[0], name) < 0):
+        if known is None or (known[0] != soname and (name == soname or _compare(known[0], name) < 0)):
             best[soname] = (name, flags)
     for soname, (name, flags) in sorted(best.items()):
         if tree.get(f"{folder}/{soname}", follow=False) is None and "/" not in soname:
@@ -212,7 +212,7 @@ def _strings(words: set[str], start: int) -> tuple[bytes, dict[str, int]]:
             return len(b) - len(a)
         return -1 if a > b else 1
 
-    parts = []
+    parts: list[bytes] = []
     at = start
     for word in sorted(words, key=functools.cmp_to_key(order)):
         data = encoded[word]
