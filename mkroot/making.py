@@ -11,11 +11,12 @@ import msgspec
 from mkroot import locking, packages, rooting
 from mkroot.archive import address
 from mkroot.archive.mirror import SECURITY
-from mkroot.artifact.kinds import makers
 from mkroot.artifact.manifest import Facts, PackageFacts
-from mkroot.artifact.outputs import write_outputs
 from mkroot.digest import sha256
 from mkroot.errors import LockError, RootfsError, SandboxError, UsageError
+from mkroot.oci.build import ImageSettings
+from mkroot.oci.outputs import write_build
+from mkroot.oci.store import ImageStore
 from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.normal import digest as recipe_digest
@@ -58,7 +59,15 @@ def make(
     assembly = rooting.assembled(layers, rooted.root, rooted.epoch, {p.name: p.source for p in root.packages})
     _check_size(recipe, assembly, root)
     facts = _facts(recipe, lock, root, architecture, place, rooted.root)
-    made = write_outputs(assembly, facts, options.out, recipe.outputs, makers(), progress=progress)
+    made = write_build(
+        assembly,
+        facts,
+        _image(recipe, options),
+        options.out,
+        recipe.outputs,
+        images=ImageStore(store),
+        progress=progress,
+    )
     return Built(
         name=recipe.name,
         architecture=architecture,
@@ -143,7 +152,7 @@ def _root(
             supply.finish()
         else:
             supply.finish()
-            root, notes = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, progress)
+            root, notes = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, date, progress)
     epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
     inside = _inside(recipe, locked, place)
     root, more = rooting.finished(layers, identity, root, recipe, inside, epoch, progress)
@@ -231,6 +240,23 @@ def _check_size(recipe: Recipe, assembly: Assembly, locked: LockedRoot) -> None:
             + "\n".join(lines),
             hint="`mkroot size RECIPE` tells where the bytes come from, `mkroot why RECIPE PACKAGE` what brought one",
         )
+
+
+def _image(recipe: Recipe, options: Options) -> ImageSettings:
+    image = recipe.image
+    return ImageSettings(
+        by=image.layers.by,
+        budget=image.layers.budget,
+        single_stream=image.layers.single_stream,
+        compression=image.compression,
+        cmd=tuple(map(str, image.cmd)),
+        entrypoint=tuple(map(str, image.entrypoint)),
+        env={str(k): str(v) for k, v in image.env.items()},
+        user=str(image.user or ""),
+        workdir=str(image.workdir or ""),
+        labels={str(k): str(v) for k, v in image.labels.items()},
+        tags=(*map(str, image.tags), *options.tags),
+    )
 
 
 def _facts(recipe: Recipe, lock: Lock, locked: LockedRoot, architecture: str, place: Origin, root: Root) -> Facts:

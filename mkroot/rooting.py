@@ -209,11 +209,11 @@ def assembled(layers: LayerStore, root: Root, epoch: int, sources: Mapping[str, 
 
 
 def unscripted(
-    layers: LayerStore, root: Root, packages: Sequence[Layer], how: str, progress: Progress
+    layers: LayerStore, root: Root, packages: Sequence[Layer], how: str, date: int | None, progress: Progress
 ) -> tuple[Root, tuple[str, ...]]:
     """Return the root of packages that no script configures, and what the user should know.
 
-    how: "none", packages stay unpacked as dpkg's database says; "static", mkroot makes the few things that matter.
+    date: seconds, where SOURCE_DATE_EPOCH says one. how: "none", packages stay unpacked as dpkg's database says; "static", mkroot makes the few things that matter.
     """
     with progress.step(f"configure {how}") as step:
         root = unpacked(root, packages)
@@ -224,17 +224,19 @@ def unscripted(
             tree.put(link)
             origins[link.path] = "mkroot: merged /usr"
         if how == "static":
-            from mkroot.rootfs.static import configure_static
+            from mkroot.rootfs.static.configure import configure_static
 
-            report = configure_static(tree, packages)
+            epoch = max([p.date for p in packages], default=0) if date is None else date
+            report = configure_static(tree, packages, epoch=epoch)
             origins |= report.origins
-            notes = (*report.notes, *report.not_run)
+            scripts = ", ".join(f"{s.package} {s.script}" for s in report.not_run if not s.instead)
+            notes = (*report.notes, *((f"scripts that were not run: {scripts}",) if scripts else ()))
         else:
             files = {dpkg.STATUS: dpkg.status_file(b"", list(packages), [])}
             files |= dpkg.trigger_files(dpkg.interests(list(packages)))
             files[f"{dpkg.ADMIN}/arch"] = root.architecture.encode() + b"\n"
             origins |= {tree.write(path, data, 0o644, 0, 0): "mkroot: dpkg's database" for path, data in files.items()}
-        key = _key("unscripted", mkroot.__version__, how, [p.key for p in packages], root.architecture)
+        key = _key("unscripted", mkroot.__version__, how, date, [p.key for p in packages], root.architecture)
         step.cached = layers.has(key)
         root = save(layers, root, tree, key, f"configure {how}", origins)
     return root, notes
