@@ -10,7 +10,7 @@ from mkroot.errors import TrustError
 
 SIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"
 _BEGIN = b"-----BEGIN PGP "
-_HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9-]*: .*")
+_HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:( .*)?")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
 _HASH = re.compile(rb"Hash: [A-Za-z0-9, -]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")

@@ -8,6 +8,7 @@ import http.server
 import os
 import shutil
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -45,7 +46,9 @@ class Server:
     ranges: whether Range requests are honoured.
     """
 
-    def __init__(self, root: Path, prefix: str = "") -> None:
+    def __init__(self, root: Path, prefix: str = "", *, tls: tuple[Path, Path] | None = None) -> None:
+        """Serve `root`; with `tls`, the paths of a certificate and its key, by https."""
+        self.tls = tls is not None
         self.root = root
         self.prefix = prefix
         self.ranges = True
@@ -56,12 +59,16 @@ class Server:
         self._lock = threading.Lock()
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.owner = self
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def base(self) -> str:
         """The server's address without the prefix."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def uri(self) -> str:
@@ -191,6 +198,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(data[start:])
             return None
         with open(file, "rb") as f:
+            if self.server.owner.tls:
+                f.seek(start)
+                shutil.copyfileobj(f, self.wfile)
+                return None
             offset = start
             with contextlib.suppress(BlockingIOError):
                 while sent := os.sendfile(self.connection.fileno(), f.fileno(), offset, size - offset):
