@@ -43,15 +43,16 @@ class _Walk:
             for target in dict.fromkeys(targets):
                 reason = Reason(kind=group.kind, by=by, relation=group.text())
                 self.links.append(Link(by, group.kind, reason.relation, node_id(target.node, self._native)))
-                if group.critical:
-                    self.visit(target, reason, stage)
-                else:
-                    self._soft.append((version, target, reason))
+                self._soft.append((version, target, reason))
+            if group.critical and targets and not self._seen.intersection(targets):
+                # The first alternative is enough. Another one that is there too is there for a reason of its own, and
+                # must not draw its dependencies into an earlier stage than that reason.
+                self.visit(targets[0], Reason(kind=group.kind, by=by, relation=group.text()), stage)
         self.stage[version] = stage
         self.order.append(version)
 
-    def visit_recommended(self, stage: str) -> None:
-        """Visit what is only recommended by what was visited so far."""
+    def visit_rest(self, stage: str) -> None:
+        """Visit what is only recommended by what was visited so far, or a further alternative."""
         while self._soft:
             pending, self._soft = self._soft, []
             for _, target, reason in pending:
@@ -67,7 +68,7 @@ def arrange(graph: Graph, request: Request, wishes: Sequence[Want], notes: Seque
             for want, version in named:
                 if version is not None and _STAGE[want.kind] == stage:
                     walk.visit(version, Reason(kind=want.kind, detail=want.detail), stage)
-            walk.visit_recommended(stage)
+        walk.visit_rest("include")
     native = request.architecture
     packages = tuple(
         Resolved(id=node_id(v.node, native), package=v.package, why=walk.why[v], stage=walk.stage[v])
