@@ -13,7 +13,6 @@ from pathlib import Path
 from mkroot.errors import ArtifactError
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
-_NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY, errno.EBADF)
 
 
 class HashedFile:
@@ -48,26 +47,30 @@ class HashedFile:
 
 
 def copy_file(source: Path, target: Path, mode: int = 0o644) -> None:
-    """Copy a file's content to a new one, sharing or copying blocks inside the kernel where it can; raises OSError."""
+    """Copy a file's content to a new one, sharing its blocks where the file system can; raises OSError.
+
+    copy_file_range(2) is not asked where blocks cannot be shared: on ext4 it moves 64 KiB at a time and took three
+    times as long as reading and writing (0.33 s against 0.10 s for 51 MB).
+    """
     with open(source, "rb", buffering=0) as src, open(target, "xb", buffering=0) as dst:
         os.fchmod(dst.fileno(), mode)
         with contextlib.suppress(OSError):
             fcntl.ioctl(dst.fileno(), _FICLONE, src.fileno())
             return
-        left = os.fstat(src.fileno()).st_size
-        try:
-            while left:
-                n = os.copy_file_range(src.fileno(), dst.fileno(), min(left, 1 << 30))
-                if not n:
-                    break
-                left -= n
-        except OSError as e:
-            if e.errno not in _NO_COPY:
-                raise
-        while data := src.read(1 << 20):  # both files' offsets stand where the kernel stopped
-            view = memoryview(data)
+        buffer = memoryview(bytearray(1 << 20))
+        while n := src.readinto(buffer):
+            view = buffer[:n]
             while view:
                 view = view[dst.write(view) :]
+
+
+def settle(path: Path) -> None:
+    """Wait until a file's content is on the disk; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

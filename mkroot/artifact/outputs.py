@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from mkroot.artifact.files import HashedFile, copy_file
+from mkroot.artifact.files import HashedFile, copy_file, settle
 from mkroot.artifact.folder import output_folder, remove, target_folder
 from mkroot.artifact.manifest import FILE_NAME, Facts, Made, Manifest, encode, make_manifest
 from mkroot.artifact.tools import HostTools, Tools
@@ -140,4 +140,7 @@ def write_outputs(
         )
         with HashedFile(folder / FILE_NAME) as f:
             f.write(encode(manifest))
+        for path in sorted(folder.iterdir()):
+            if path.is_file():  # a folder's digest in the manifest tells whether all of it has come to the disk
+                settle(path)
     return Outputs(folder=target_folder(out, facts.name, facts.architecture), artifacts=tuple(made), manifest=manifest)

@@ -27,10 +27,9 @@ DOCUMENT_LIMIT = 4 << 20  # bytes of a manifest, index or config; registries ref
 
 # Debian's architectures in Go's words (image-spec, "Image Index", platform)
 PLATFORMS: dict[str, tuple[str, str]] = {
-    "amd64": ("amd64", ""), "arm64": ("arm64", "v8"), "armhf": ("arm", "v7"), "armel": ("arm", "v5"), 
-    "i386": ("386", ""),
-    "loong64": ("loong64", ""), "mips64el": ("mips64le", ""), "mipsel": ("mipsle", ""), "ppc64el": ("ppc64le", ""),
-    "riscv64": ("riscv64", ""), "s390x": ("s390x", ""),
+    "amd64": ("amd64", ""), "arm64": ("arm64", "v8"), "armhf": ("arm", "v7"), "armel": ("arm", "v5"),
+    "i386": ("386", ""), "loong64": ("loong64", ""), "mips64el": ("mips64le", ""), "mipsel": ("mipsle", ""),
+    "ppc64el": ("ppc64le", ""), "riscv64": ("riscv64", ""), "s390x": ("s390x", ""),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from mkroot.artifact.files import copy_file
+from mkroot.artifact.files import copy_file, settle
 from mkroot.errors import ImageError, StoreError
 from mkroot.oci.build import named
 from mkroot.oci.layout import BLOBS, Layout, as_written
@@ -210,6 +210,7 @@ class ImageStore:
             with tempfile.TemporaryDirectory(dir=self._store.root / "tmp", prefix="blob.") as folder:
                 aside = Path(folder) / "blob"
                 copy_file(source, aside)
+                settle(aside)
                 if aside.stat().st_size != descriptor.size:
                     raise ImageError("a blob has not the size that its descriptor says", where=str(source))
                 os.rename(aside, target)
