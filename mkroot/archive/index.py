@@ -201,6 +201,10 @@ class Table:
                 at = chunk.find(text, end)
 
 
+def _first(place: tuple[int, Table]) -> int:
+    return place[0]
+
+
 _NUMBER = struct.Struct("<I")
 _PAIR = struct.Struct("<II")
 
@@ -271,7 +275,7 @@ class ArchiveUniverse:
     def rank(self, name: str, architecture: str) -> tuple[int, int]:
         """See Universe."""
         key = b"m" + name.encode("utf-8", "surrogateescape")
-        for number, table in self._places.get(architecture, ()):
+        for number, table in sorted((*self._places.get(architecture, ()), *self._places.get("all", ())), key=_first):
             if found := table.find(key):
                 return number, _NUMBER.unpack(found)[0]
         return len(self._tables), 0

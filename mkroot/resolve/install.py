@@ -137,7 +137,8 @@ def _named(graph: Graph, request: Request, selector: Selector) -> Node:
         if not architecture or node.architecture == architecture:
             return node
     virtual = graph.node(selector.name, architecture or request.architecture)
-    provisions = graph.provisions(virtual)
+    heard = not group or graph.rank(virtual)[0] < len(graph.universe.indices)
+    provisions = graph.provisions(virtual) if heard else []  # apt does not know names that nothing mentions
     owners = dict.fromkeys(p.owner.node for p in provisions if p.owner.node.candidate is p.owner)
     names = sorted({n.name for n in owners})
     if len(names) == 1:

@@ -106,7 +106,8 @@ class TextUniverse:
 
     def rank(self, name: str, architecture: str) -> tuple[int, int]:
         """See Universe."""
-        return self._ranks.get((name, architecture), (len(self.indices), 0))
+        nowhere = (len(self.indices), 0)
+        return min(self._ranks.get((name, architecture), nowhere), self._ranks.get((name, "all"), nowhere))
 
     def names(self) -> Iterable[str]:
         """See Universe."""
