@@ -63,7 +63,8 @@ class Http:
     """A pool of connections. Safe to use from several threads.
 
     tell: called with a line of text whenever it waits before another attempt.
-    stop: set to make every transfer end with CancelledError.
+    stop: set to make every transfer end with CancelledError. An error or a break in work on several files sets it
+        too: an Http whose work was given up is spent, make another one.
     """
 
     def __init__(

@@ -124,18 +124,26 @@ def reason(error: Exception) -> str:
     return str(error).split("\n", 1)[0].rstrip(".")[:300]
 
 
+def fact(packet: Any, name: str) -> Any:
+    """Return what a packet says of itself, None where it does not, or where pysequoia has no word for it."""
+    try:
+        return getattr(packet, name)
+    except (RuntimeError, ValueError):
+        return None
+
+
 def _parts(cert: bytes) -> tuple[KeyPart, ...]:
     from pysequoia.packet import PacketPile
 
     return tuple(
         KeyPart(
             fingerprint=p.fingerprint,
-            algorithm=str(p.key_algorithm).rpartition(".")[2],
+            algorithm=str(fact(p, "key_algorithm")).rpartition(".")[2],
             bits=_rsa_bits(p.body),
             created=int(p.key_created.timestamp()),
         )
         for p in PacketPile.from_bytes(cert)
-        if p.fingerprint is not None
+        if fact(p, "fingerprint") is not None and fact(p, "key_created") is not None
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mkroot.archive import armor
-from mkroot.archive.keyring import Certificate, KeyPart, Keyring, reason
+from mkroot.archive.keyring import Certificate, KeyPart, Keyring, fact, reason
 from mkroot.errors import TrustError
 
 SKEW = 86400  # seconds that a signature or a Date may lie in the future: clocks differ, and zones are mistaken
@@ -67,7 +67,7 @@ def _signatures(packets: bytes, where: str) -> Iterator[Any]:
         found = list(PacketPile.from_bytes(packets))
     except (RuntimeError, ValueError) as e:
         raise TrustError(f"the signature is malformed: {reason(e)}", where=where) from None
-    if not found or any(p.tag not in (Tag.Signature, Tag.Marker) for p in found):
+    if not found or any(fact(p, "tag") not in (Tag.Signature, Tag.Marker) for p in found):
         raise TrustError("the signature holds packets that are no signatures", where=where)
     if len(found) > MAX_SIGNATURES:
         raise TrustError(f"{len(found)} signatures on one file", where=where)
@@ -76,18 +76,19 @@ def _signatures(packets: bytes, where: str) -> Iterator[Any]:
 
 def _check(text: bytes, packet: Any, keyring: Keyring, now: int) -> Signed | str:
     """Return what a signature vouches for, or why it does not."""
-    issuer = packet.issuer_fingerprint or packet.issuer_key_id
-    kind = _name(packet.signature_type)
+    issuer = fact(packet, "issuer_fingerprint") or fact(packet, "issuer_key_id")
+    kind = _name(packet, "signature_type")
     if kind not in ("Binary", "Text"):
-        return f"the signature is of the kind {kind}, which signs no document"
+        return f"the signature is of {f'the kind {kind}' if kind else 'an unknown kind'}, which signs no document"
     if issuer is None:
         return "the signature does not say which key made it"
     found = keyring.find(issuer)
     if not found:
         return f"the key {issuer.upper()} is not an accepted one"
-    if packet.signature_created is None:
+    made = fact(packet, "signature_created")
+    if made is None:
         return "the signature has no date"
-    created = int(packet.signature_created.timestamp())
+    created = int(made.timestamp())
     fault = ""
     for certificate, part in found:
         fault = _refusal(packet, part, created, now)
@@ -100,7 +101,7 @@ def _check(text: bytes, packet: Any, keyring: Keyring, now: int) -> Signed | str
 def _refusal(packet: Any, part: KeyPart, created: int, now: int) -> str:
     """Return what speaks against a signature before any arithmetic is done, "" where nothing does."""
     who = part.fingerprint.upper()
-    if weak := _WEAK.get(_name(packet.hash_algorithm)):
+    if weak := _WEAK.get(_name(packet, "hash_algorithm")):
         return f"the signature by {who} uses {weak}, which is broken"
     if part.bits and part.bits < MIN_RSA:
         return f"the key {who} has {part.bits} bits, fewer than {MIN_RSA}"
@@ -108,7 +109,7 @@ def _refusal(packet: Any, part: KeyPart, created: int, now: int) -> str:
         return f"the signature by {who} is dated {_date(created)}, in the future; is this machine's clock right?"
     if created < part.created:
         return f"the signature by {who} is dated {_date(created)}, before the key was made"
-    expires = packet.signature_expiration_time
+    expires = fact(packet, "signature_expiration_time")
     if expires is not None and int(expires.timestamp()) <= now:
         return f"the signature by {who} expired on {_date(int(expires.timestamp()))}"
     return ""
@@ -139,18 +140,20 @@ def _explanation(certificate: Certificate, part: KeyPart, created: int, now: int
     expiries: dict[str, tuple[int, int]] = {}
     weak = ""
     for p in PacketPile.from_bytes(bytes(certificate.cert)):
-        if p.fingerprint is not None:
-            subject = certificate.part(p.fingerprint)
-        kind = _name(p.signature_type)
-        if subject is None or p.signature_created is None:
+        if (fingerprint := fact(p, "fingerprint")) is not None:
+            subject = certificate.part(fingerprint)
+        kind = _name(p, "signature_type")
+        made = fact(p, "signature_created")
+        if subject is None or made is None:
             continue
-        when = int(p.signature_created.timestamp())
+        when = int(made.timestamp())
         if kind in _REVOCATIONS and (kind == "KeyRevocation" or subject is part):
             return f"the key {who} was revoked on {_date(when)}"
         if kind in _BINDINGS or kind in ("DirectKey", "SubkeyBinding"):
-            weak = _WEAK.get(_name(p.hash_algorithm), "") or weak
-            if p.key_validity_period is not None and when >= expiries.get(subject.fingerprint, (0, 0))[0]:
-                expiry = subject.created + int(p.key_validity_period.total_seconds())
+            weak = _WEAK.get(_name(p, "hash_algorithm"), "") or weak
+            lifetime = fact(p, "key_validity_period")
+            if lifetime is not None and when >= expiries.get(subject.fingerprint, (0, 0))[0]:
+                expiry = subject.created + int(lifetime.total_seconds())
                 expiries[subject.fingerprint] = (when, expiry)
     for fingerprint in (certificate.fingerprint, part.fingerprint):
         if fingerprint in expiries and expiries[fingerprint][1] <= created:
@@ -163,7 +166,9 @@ def _explanation(certificate: Certificate, part: KeyPart, created: int, now: int
     return f"the signature by {who} does not match the text, or the key may not sign"
 
 
-def _name(value: Any) -> str:
+def _name(packet: Any, field: str) -> str:
+    """Return a packet's value by its name in pysequoia, "" where it has none."""
+    value = fact(packet, field)
     return "" if value is None else str(value).rpartition(".")[2]
 
 

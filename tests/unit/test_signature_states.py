@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -267,3 +268,46 @@ def test_the_verdict_does_not_depend_on_the_order_of_keys_and_signatures() -> No
         for keys in ([KEY, Key(number=2)], [Key(number=2), KEY]):
             data = clearsign(TEXT, signings).encode()
             assert signature.verify_inline(data, ring(keys), now=NOW, where="x").fingerprint == KEY.fingerprint
+
+
+def _damaged(data: bytes, chance: random.Random) -> bytes:
+    out = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 5))):
+        at = chance.randrange(len(out))
+        what = chance.randrange(4)
+        if what == 0:
+            out[at] ^= 1 << chance.randrange(8)
+        elif what == 1:
+            del out[at : at + chance.randrange(1, 40)]
+        elif what == 2:
+            out[at:at] = chance.randbytes(chance.randrange(1, 9))
+        else:
+            out[at] = chance.randrange(256)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("part", ["message", "signature", "armoured signature", "keys"])
+def test_random_damage_is_an_error_or_changes_nothing(part: str) -> None:
+    chance = random.Random(part)
+    message = clearsign(TEXT, [by(WITH_SUBKEY), by(Key(number=2))]).encode()
+    packets, keys = detached(TEXT.encode(), [by(WITH_SUBKEY)]), [WITH_SUBKEY, Key(number=2)]
+    public = b"".join(key.public() for key in keys)
+    accepted = ring(keys)
+    refused = 0
+    for _ in range(400):
+        try:
+            if part == "message":
+                found = signature.verify_inline(_damaged(message, chance), accepted, now=NOW, where="x")
+                assert found.text == TEXT.rstrip("\n").encode()
+            elif part == "signature":
+                signature.verify_detached(TEXT.encode(), _damaged(packets, chance), accepted, now=NOW, where="x")
+            elif part == "armoured signature":
+                data = armor("SIGNATURE", _damaged(packets, chance)).encode()
+                signature.verify_detached(TEXT.encode(), data, accepted, now=NOW, where="x")
+            else:
+                some = keyring.parse(_damaged(public, chance), "x")
+                signature.verify_detached(TEXT.encode(), packets, some, now=NOW, where="x")
+        except TrustError as e:
+            refused += 1
+            assert len(str(e)) < 3000
+    assert refused > 100
