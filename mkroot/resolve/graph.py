@@ -129,7 +129,7 @@ class Graph:
         self._versions: dict[tuple[str, str, str, str], Version] = {}
         self._excluded = frozenset(request.exclude)
         self._local: dict[str, list[Package]] = {}
-        for package in request.local:
+        for package in (*request.local, *request.provided):
             self._local.setdefault(package.name, []).append(package)
 
     # --- nodes

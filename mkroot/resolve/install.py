@@ -20,7 +20,8 @@ from mkroot.resolve.suggest import nearest
 class Want(msgspec.Struct, frozen=True, kw_only=True):
     """One wish of the request: a version of a node, and where the wish comes from.
 
-    kind: "essential" | "priority" | "variant" | "requested"; detail: the priority or the include as written.
+    kind: "essential" | "priority" | "variant" | "requested" | "provided".
+    detail: the priority or the include as written.
     fixed: the recipe names the version or the suite, so no other will do.
     """
 
@@ -34,6 +35,8 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
         """Return the wish in a few words."""
         if self.kind == "essential":
             return "essential"
+        if self.kind == "provided":
+            return "there already"
         if self.kind == "priority":
             return f"priority {self.detail}"
         return f"variant {self.detail}" if self.kind == "variant" else f"requested as `{self.detail}`"
@@ -44,19 +47,28 @@ def wants(graph: Graph, request: Request) -> list[Want]:
     if request.variant not in VARIANTS:
         known = ", ".join(f"`{name}`" for name in VARIANTS if name != "-")
         raise ResolutionError(f"unknown variant `{request.variant}`", hint=f"one of {known}")
-    found = [*_essential(graph, request), *_by_priority(graph, request)]
+    found = [*_provided(graph, request), *_essential(graph, request), *_by_priority(graph, request)]
     for name in VARIANT_PACKAGES.get(request.variant, ()):
         found.append(_select(graph, request, Selector(text=name, name=name), "variant", request.variant))
     found += [_local(graph, request, package) for package in request.local]
     found += [_select(graph, request, Selector.parse(text), "requested", text) for text in request.include]
     unique: dict[Version, Want] = {}
+    there = {want.version.node for want in found if want.kind == "provided"}
     for want in found:
-        unique.setdefault(want.version, want)
+        if want.kind == "provided" or want.fixed or want.version.node not in there:
+            unique.setdefault(want.version, want)
     return list(unique.values())
 
 
 def _architecture(request: Request, architecture: str) -> str:
     return request.architecture if architecture == "all" else architecture
+
+
+def _provided(graph: Graph, request: Request) -> Iterator[Want]:
+    for package in request.provided:
+        for version in graph.node(package.name, _architecture(request, package.architecture)).versions:
+            if version.package is package:
+                yield Want(version=version, kind="provided", detail="", fixed=True)
 
 
 def _local(graph: Graph, request: Request, package: Package) -> Want:
@@ -181,8 +193,11 @@ def attempt(graph: Graph, request: Request, wishes: list[Want]) -> bool:
             node = want.version.node
             if want.fixed:
                 node.candidate = want.version
-            nodes.append(node)
             node.protected = True
+            if want.kind == "provided":
+                node.install, node.chosen = True, want.version
+                continue
+            nodes.append(node)
             marker.install(node, auto=False, from_user=True)
         for want in wishes:
             if want.suite:

@@ -20,8 +20,9 @@ def node_id(node: Node, native: str) -> str:
 class _Walk:
     """One depth-first walk over the chosen versions: what a package needs comes before it."""
 
-    def __init__(self, graph: Graph, request: Request) -> None:
+    def __init__(self, graph: Graph, request: Request, provided: frozenset[Version]) -> None:
         self._graph = graph
+        self._provided = provided
         self._native = request.architecture
         self._seen: set[Version] = set()
         self.order: list[Version] = []
@@ -40,6 +41,8 @@ class _Walk:
             if group.negative:
                 continue
             targets = [v for d in group.alternatives for v in self._graph.solutions(d) if v.node.chosen is v]
+            if not self._provided.isdisjoint(targets):
+                continue
             for target in dict.fromkeys(targets):
                 reason = Reason(kind=group.kind, by=by, relation=group.text())
                 self.links.append(Link(by, group.kind, reason.relation, node_id(target.node, self._native)))
@@ -61,8 +64,8 @@ class _Walk:
 
 def arrange(graph: Graph, request: Request, wishes: Sequence[Want], notes: Sequence[str]) -> Resolution:
     """Return the answer that the graph's chosen versions make."""
-    walk = _Walk(graph, request)
-    named = [(want, want.version.node.chosen) for want in wishes]
+    walk = _Walk(graph, request, frozenset(w.version for w in wishes if w.kind == "provided"))
+    named = [(want, want.version.node.chosen) for want in wishes if want.kind != "provided"]
     with deep():
         for stage in dict.fromkeys(_STAGE.values()):
             for want, version in named:

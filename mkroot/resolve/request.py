@@ -88,6 +88,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     architecture: of the root; foreign: further architectures, in order of preference.
     suite: the release whose packages make the variant ("" = every index).
     variant: a key of VARIANTS. include: selections as in the recipe, in its order. local: .deb files, parsed.
+    provided: packages that are there already, as a parent image's dpkg status has them: they satisfy what needs them,
+    stay in their versions, and are no part of the answer.
     exclude: names that must not be installed. recommends: install recommended packages.
     pins: as in apt_preferences(5), the first that fits counts.
     prefer: pairs (a, b): in an alternative of both, `a` is taken first.
@@ -100,6 +102,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     variant: str = "minbase"
     include: tuple[str, ...] = ()
     local: tuple[Package, ...] = ()
+    provided: tuple[Package, ...] = ()
     exclude: tuple[str, ...] = ()
     recommends: bool = False
     pins: tuple[Pin, ...] = ()

@@ -52,7 +52,7 @@ class _Story:
         return ResolutionError("\n  ".join([what, *lines]), hint="; or ".join(dict.fromkeys(self._hints)) or None)
 
     def _wishes(self) -> list[str]:
-        wants = [f.want for f in self._facts if f.want is not None]
+        wants = [f.want for f in self._facts if f.want is not None and f.want.kind != "provided"]
         return sorted({w.detail if w.kind == "requested" else w.version.node.name for w in wants})
 
     def _name(self, node: Node) -> str:

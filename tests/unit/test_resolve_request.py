@@ -161,3 +161,17 @@ def test_beside() -> None:
     ]
     with pytest.raises(ResolutionError):
         beside(universe, asked, resolution, ["nowhere"])
+
+
+def test_what_is_there_already_is_used_and_not_installed_again() -> None:
+    parent = (
+        local("Package: lib\nVersion: 0\nArchitecture: amd64\nRecommends: doc"),
+        local("Package: exim\nVersion: 0\nArchitecture: amd64\nProvides: mta"),
+    )
+    resolution = resolve(TextUniverse.of(TEXT), request("app", "lib", provided=parent, recommends=True))
+    assert [p.id for p in resolution.packages] == ["app", "doc"]
+    newer = TextUniverse.of(TEXT.replace("Depends: lib, mta", "Depends: lib (>= 1), mta"))
+    with pytest.raises(ResolutionError) as caught:
+        resolve(newer, request("app", provided=parent))
+    assert "lib is there already" in str(caught.value)
+    assert "leave out `app`" in str(caught.value)
