@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -171,7 +170,7 @@ def shipped(distro: str, *, host: str | None = _HOST) -> Keyring:
 
     Raises TrustError for a distribution that mkroot has no keys of.
     """
-    data = importlib.resources.files("mkroot.archive").joinpath("keys", f"{distro}.pgp")
+    data = Path(__file__).parent / "keys" / f"{distro}.pgp"
     if not data.is_file():
         raise TrustError(f"mkroot ships no archive keys of `{distro}`", hint="name a file of its keys with `keyring:`")
 

@@ -69,7 +69,7 @@ def test_a_suite_with_its_pockets(store: Store, distro: str, suite: str) -> None
 @pytest.mark.parametrize(("distro", "suite"), SUITES)
 @pytest.mark.skipif(shutil.which("gpgv") is None, reason="gpgv is the judge here")
 def test_gpgv_agrees_about_the_signatures(store: Store, tmp_path: Path, distro: str, suite: str) -> None:
-    ring = Path(str(keyring.importlib.resources.files("mkroot.archive"))) / "keys" / f"{distro}.pgp"
+    ring = Path(keyring.__file__).parent / "keys" / f"{distro}.pgp"
     for record in run(store, sources(distro, suite)).suites:
         inrelease = store.path("releases", record.sha256)
         out = tmp_path / record.suite
