@@ -45,7 +45,10 @@ class Search:
         self._graph = graph
         self._wishes = wishes
         self._all = all_versions
-        self._fixed = {w.version.node: w.version for w in wishes if w.fixed}
+        self._fixed: dict[Node, Want] = {}
+        for want in wishes:
+            if want.fixed:
+                self._fixed.setdefault(want.version.node, want)
         self._number: dict[Version, int] = {}
         self._versions: list[Version] = []
         self._facts: list[Fact] = []
@@ -57,12 +60,16 @@ class Search:
         """Tell whether a version may be installed at all."""
         node = version.node
         if (fixed := self._fixed.get(node)) is not None:
-            return version is fixed
+            return version is fixed.version
         if node.name in self._graph.request.exclude:
             return False
         if node.candidate is version:
             return True
         return self._all and self._graph.policy.priority(version) > 0
+
+    def fixing(self, node: Node) -> Want | None:
+        """Return the wish that allows one version of a node only."""
+        return self._fixed.get(node)
 
     def solutions(self, group: Group) -> list[Version]:
         """Return what may satisfy a clause, best first: candidates in apt's order, then others from new to old."""

@@ -53,6 +53,10 @@ class _Story:
 
     def _wishes(self) -> list[str]:
         wants = [f.want for f in self._facts if f.want is not None and f.want.kind != "provided"]
+        for fact in self._facts:
+            for d in fact.group.alternatives if fact.kind == "needs" and fact.group is not None else ():
+                fixing = [self._search.fixing(v.node) for v in self._graph.solutions(d) if not self._search.allowed(v)]
+                wants += [w for w in fixing if w is not None and w.kind == "requested"]
         return sorted({w.detail if w.kind == "requested" else w.version.node.name for w in wants})
 
     def _name(self, node: Node) -> str:
@@ -145,9 +149,9 @@ class _Story:
         name = self._name(node)
         if node.name in self._graph.request.exclude:
             return f"{name} is excluded"
-        fixed = [v for v in node.versions if self._search.allowed(v)]
-        if fixed:
-            return f"{name} is to be {fixed[0].text}"
+        fixed = self._search.fixing(node)
+        if fixed is not None:
+            return f"{self._label(fixed.version)} is {fixed.text()}"
         return f"a pin forbids {name}"
 
     def _against_line(self, fact: Fact) -> str:

@@ -173,5 +173,5 @@ def test_what_is_there_already_is_used_and_not_installed_again() -> None:
     newer = TextUniverse.of(TEXT.replace("Depends: lib, mta", "Depends: lib (>= 1), mta"))
     with pytest.raises(ResolutionError) as caught:
         resolve(newer, request("app", provided=parent))
-    assert "lib is there already" in str(caught.value)
+    assert "but lib 0 is there already" in str(caught.value)
     assert "leave out `app`" in str(caught.value)
