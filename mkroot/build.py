@@ -21,8 +21,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line adds to a recipe.
 
     out: the output folder. outputs: kinds in place of the recipe's. lock: "auto" (use one, make one where there is
-    none), "locked" (there must be one), "none" (neither read nor write one). tags: image references besides the recipe's.
-    architectures: in place of the recipe's. mirror: in place of the one mkroot would find.
+    none), "locked" (there must be one), "none" (neither read nor write one). tags: image references besides the
+    recipe's. architectures: in place of the recipe's. mirror: in place of the one mkroot would find.
     """
 
     out: Path = Path("out")

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mkroot import locking, packages, rooting
+import mkroot
+from mkroot import locking, packages, rooting, unchanged
 from mkroot.archive import address
 from mkroot.archive.mirror import SECURITY
 from mkroot.artifact.manifest import Facts, PackageFacts
 from mkroot.digest import sha256
-from mkroot.errors import LockError, RootfsError, SandboxError, UsageError
+from mkroot.errors import LockError, MkrootError, RootfsError, SandboxError, UsageError
 from mkroot.oci.build import ImageSettings
 from mkroot.oci.outputs import write_build
 from mkroot.oci.store import ImageStore
 from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.normal import digest as recipe_digest
+from mkroot.recipe.normal import normalised
 from mkroot.resolve.lock import Lock, LockedPackage, LockedRoot
 from mkroot.rootfs.apt_sources import Source as AptSource
 from mkroot.rootfs.apt_sources import Stanza, archive_stanzas, has_apt
@@ -51,31 +53,71 @@ def make(
     from mkroot.build import Artifact, Built
 
     began = len(progress.steps)
-    root = lock.root(architecture)
-    locking.check_limits(recipe, root)
+    locked = lock.root(architecture)
     place = origin(recipe, architecture, options.mirror, environ)
+    inside = _inside(recipe, locked, place)
+    target = options.out / str(recipe.name) / str(architecture)
+    key = _key(recipe, lock, architecture, inside, options, environ)
+    known = unchanged.recall(store, target, key)
+    if known is not None and _tagged(store, built := msgspec.msgpack.decode(known, type=Built), recipe, options):
+        return msgspec.structs.replace(built, unchanged=True, steps=tuple(progress.steps[began:]))
+    locking.check_limits(recipe, locked)
     layers = LayerStore(store)
-    rooted = _root(layers, identity, recipe, root, place, architecture, options, environ, progress)
-    assembly = rooting.assembled(layers, rooted.root, rooted.epoch, {p.name: p.source for p in root.packages})
-    _check_size(recipe, assembly, root)
-    facts = _facts(recipe, lock, root, architecture, place, rooted.root)
+    rooted = _root(layers, identity, recipe, locked, place, architecture, inside, options, environ, progress)
+    assembly = rooting.assembled(layers, rooted.root, rooted.epoch, {p.name: p.source for p in locked.packages})
+    _check_size(recipe, assembly, locked)
     made = write_build(
         assembly,
-        facts,
+        _facts(recipe, lock, locked, architecture, place, rooted.root),
         _image(recipe, options),
         options.out,
         recipe.outputs,
         images=ImageStore(store),
         progress=progress,
     )
-    return Built(
-        name=recipe.name,
-        architecture=architecture,
+    result = Built(
+        name=str(recipe.name),
+        architecture=str(architecture),
         artifacts=tuple(Artifact(m.kind, str(made.folder / m.name), m.size, m.digest) for m in made.artifacts),
-        packages=len(root.packages),
-        steps=tuple(progress.steps[began:]),
+        packages=len(locked.packages),
+        steps=(),
         notes=rooted.notes,
     )
+    if not any(hook.network for hook in recipe.hooks):
+        unchanged.remember(store, made.folder, key, msgspec.msgpack.encode(result))
+    return msgspec.structs.replace(result, steps=tuple(progress.steps[began:]))
+
+
+def _key(
+    recipe: Recipe, lock: Lock, architecture: str, inside: rooting.Inside, options: Options, environ: Mapping[str, str]
+) -> str:
+    """Return the digest of all that decides a build's outputs."""
+    local = [Path(w.file.path).read_bytes() for w in recipe.packages.include if w.file is not None]
+    return unchanged.key_of(
+        (
+            mkroot.__version__.encode(),
+            normalised(recipe),
+            lock.encode(),
+            architecture.encode(),
+            msgspec.msgpack.encode(inside, enc_hook=str),
+            " ".join(options.tags).encode(),
+            environ.get("SOURCE_DATE_EPOCH", "").encode(),
+            *local,
+        )
+    )
+
+
+def _tagged(store: Store, built: Built, recipe: Recipe, options: Options) -> bool:
+    """Tell whether the image store still has a build's image under its tags."""
+    tags = (*recipe.image.tags, *options.tags)
+    image = next((a for a in built.artifacts if a.kind == "oci"), None)
+    if image is None:
+        return not tags
+    images = ImageStore(store)
+    try:
+        return all(images.find(tag).digest == image.digest for tag in tags or (f"{built.name}:latest",))
+    except MkrootError:
+        return False
 
 
 def _items(store: Store, recipe: Recipe, root: LockedRoot, place: Origin) -> list[packages.Item]:
@@ -120,6 +162,7 @@ def _root(
     locked: LockedRoot,
     place: Origin,
     architecture: str,
+    inside: rooting.Inside,
     options: Options,
     environ: Mapping[str, str],
     progress: Progress,
@@ -141,7 +184,6 @@ def _root(
         if not rooting.known(layers, root, todo):
             missing = packages.absent(layers.store, items, tag)
     with packages.supplied(layers, missing, tag, chown(identity), environ, options.offline, progress) as supply:
-        notes: tuple[str, ...] = ()
         if scripts:
             for name in ("essential", "variant", "include"):
                 upto = [i for i, s in zip(items, stages) if s in _UPTO[name]]
@@ -152,11 +194,10 @@ def _root(
             supply.finish()
         else:
             supply.finish()
-            root, notes = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, date, progress)
+            root = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, date, progress)
     epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
-    inside = _inside(recipe, locked, place)
-    root, more = rooting.finished(layers, identity, root, recipe, inside, epoch, progress)
-    return Rooted(root=root, epoch=epoch, notes=(*notes, *more))
+    root, notes = rooting.finished(layers, identity, root, recipe, inside, epoch, progress)
+    return Rooted(root=root, epoch=epoch, notes=notes)
 
 
 _UPTO = {
@@ -222,7 +263,7 @@ def _apt_sources(recipe: Recipe, place: Origin) -> tuple[AptSource, ...]:
 
 
 def _check_size(recipe: Recipe, assembly: Assembly, locked: LockedRoot) -> None:
-    """Raise RootfsError where the tree is bigger than `limits.rootfs`, naming the biggest packages and why they are there."""
+    """Raise RootfsError where the tree is bigger than `limits.rootfs`, naming the biggest packages and why."""
     limit = recipe.limits.rootfs
     if limit is None:
         return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -31,7 +32,12 @@ from mkroot.rootfs.trim import trim
 from mkroot.store.frame import pieces_of
 from mkroot.store.layer import Layer, LayerStore
 
+if TYPE_CHECKING:
+    from mkroot.rootfs.static.configure import StaticReport
+
 FORMAT = "1"  # of what this module does; part of the keys of what it stores
+Origins = Mapping[str, str]
+Notes = Sequence[str]
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,11 +114,16 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def save(layers: LayerStore, root: Root, tree: Tree, key: str, name: str, origins: Mapping[str, str]) -> Root:
-    """Return the root with what was written into `tree` since, stored as a layer."""
+def save(layers: LayerStore, root: Root, key: str, name: str, write: Callable[[Tree], tuple[Origins, Notes]]) -> Root:
+    """Return the root with what `write` writes into its tree, taken from the store where it has that layer.
+
+    write: changes the tree in memory; returns the origin of each path, and what the user should know.
+    """
     if not layers.has(key):
+        tree = root.tree.copy()
+        origins, notes = write(tree)
         top, chunks = top_of(root.tree, tree, key, name, dict(origins))
-        layers.save(top, pieces_of(chunks))
+        layers.save(msgspec.structs.replace(top, notes=tuple(notes)), pieces_of(chunks))
     return _with(root, layers.load(key))
 
 
@@ -166,32 +177,32 @@ def finished(
     layers: LayerStore, identity: Identity, root: Root, recipe: Recipe, inside: Inside, epoch: int, progress: Progress
 ) -> tuple[Root, tuple[str, ...]]:
     """Return the root as the recipe wants it, and what the user should know; raises MkrootError."""
-    notes: list[str] = []
     with progress.step("customise") as step:
         root = run(layers, identity, root, _hooks(recipe, inside.hooks, "configured"), "hooks configured", epoch)
-        tree = root.tree.copy()
-        done = customising.customise(tree, recipe.config, inside.inputs, epoch=epoch)
-        notes += done.notes
-        origins = done.origins | write_apt_sources(tree, recipe.distro, inside.sources, key=inside.key)
-        origins |= _automatic(tree, inside.automatic)
-        config = [
-            plain(recipe.config),
-            msgspec.msgpack.encode(inside.inputs, enc_hook=str).hex(),
-            msgspec.msgpack.encode(inside.sources, enc_hook=str).hex(),
-        ]
-        key = _key("config", mkroot.__version__, root.key, epoch, config, (inside.key or b"").hex(), inside.automatic)
+        commands: list[Script] = []
+
+        def config(tree: Tree) -> tuple[Origins, Notes]:
+            done = customising.customise(tree, recipe.config, inside.inputs, epoch=epoch)
+            commands.extend(Script(shown=c.shown, origin=c.origin, argv=c.argv) for c in done.commands)
+            origins = dict(done.origins) | write_apt_sources(tree, recipe.distro, inside.sources, key=inside.key)
+            return origins | _automatic(tree, inside.automatic), done.notes
+
+        wanted = [plain(recipe.config), msgspec.msgpack.encode(inside, enc_hook=str).hex()]
+        key = _key("config", mkroot.__version__, customising.FORMAT, root.key, epoch, wanted)
         step.cached = layers.has(key)
-        root = save(layers, root, tree, key, "config", origins)
-        commands = [Script(shown=c.shown, origin=c.origin, argv=c.argv) for c in done.commands]
+        if step.cached and recipe.config.locale:  # its commands are not in the layer
+            config(root.tree.copy())
+        root = save(layers, root, key, "config", config)
         root = run(layers, identity, root, commands, "config commands", epoch)
         root = run(layers, identity, root, _hooks(recipe, inside.hooks, "final"), "hooks final", epoch)
-        tree = root.tree.copy()
-        trimmed = trim(tree, recipe.trim)
-        notes += trimmed.notes
-        origins = trimmed.origins | scrub(tree)
+
+        def trimmed(tree: Tree) -> tuple[Origins, Notes]:
+            done = trim(tree, recipe.trim)
+            return done.origins | scrub(tree), done.notes
+
         key = _key("trim", mkroot.__version__, root.key, plain(recipe.trim))
-        root = save(layers, root, tree, key, "trim", origins)
-    return root, tuple(notes)
+        root = save(layers, root, key, "trim", trimmed)
+    return root, tuple(note for top in root.tops for note in top.notes)
 
 
 def _automatic(tree: Tree, packages: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -210,33 +221,37 @@ def assembled(layers: LayerStore, root: Root, epoch: int, sources: Mapping[str, 
 
 def unscripted(
     layers: LayerStore, root: Root, packages: Sequence[Layer], how: str, date: int | None, progress: Progress
-) -> tuple[Root, tuple[str, ...]]:
-    """Return the root of packages that no script configures, and what the user should know.
+) -> Root:
+    """Return the root of packages that no script configures.
 
-    date: seconds, where SOURCE_DATE_EPOCH says one. how: "none", packages stay unpacked as dpkg's database says; "static", mkroot makes the few things that matter.
+    how: "none", packages stay unpacked as dpkg's database says; "static", mkroot makes the few things that matter.
+    date: seconds, where SOURCE_DATE_EPOCH says one.
     """
     with progress.step(f"configure {how}") as step:
         root = unpacked(root, packages)
-        tree = root.tree.copy()
-        origins: dict[str, str] = {}
-        notes: tuple[str, ...] = ()
-        for link in alias_links(tree):
-            tree.put(link)
-            origins[link.path] = "mkroot: merged /usr"
-        if how == "static":
-            from mkroot.rootfs.static.configure import configure_static
 
-            epoch = max([p.date for p in packages], default=0) if date is None else date
-            report = configure_static(tree, packages, epoch=epoch)
-            origins |= report.origins
-            scripts = ", ".join(f"{s.package} {s.script}" for s in report.not_run if not s.instead)
-            notes = (*report.notes, *((f"scripts that were not run: {scripts}",) if scripts else ()))
-        else:
+        def configure(tree: Tree) -> tuple[Origins, Notes]:
+            origins: dict[str, str] = {}
+            for link in alias_links(tree):
+                tree.put(link)
+                origins[link.path] = "mkroot: merged /usr"
+            if how == "static":
+                from mkroot.rootfs.static.configure import configure_static
+
+                epoch = max([p.date for p in packages], default=0) if date is None else date
+                report = configure_static(tree, packages, epoch=epoch)
+                return origins | report.origins, _not_run(report)
             files = {dpkg.STATUS: dpkg.status_file(b"", list(packages), [])}
             files |= dpkg.trigger_files(dpkg.interests(list(packages)))
             files[f"{dpkg.ADMIN}/arch"] = root.architecture.encode() + b"\n"
-            origins |= {tree.write(path, data, 0o644, 0, 0): "mkroot: dpkg's database" for path, data in files.items()}
+            database = {tree.write(path, data, 0o644, 0, 0): "mkroot: dpkg's database" for path, data in files.items()}
+            return origins | database, ()
+
         key = _key("unscripted", mkroot.__version__, how, date, [p.key for p in packages], root.architecture)
         step.cached = layers.has(key)
-        root = save(layers, root, tree, key, f"configure {how}", origins)
-    return root, notes
+        return save(layers, root, key, f"configure {how}", configure)
+
+
+def _not_run(report: StaticReport) -> Notes:
+    scripts = [f"{s.package} {s.script}" for s in report.scripts if not s.instead]
+    return (*report.notes, *((f"scripts that were not run: {', '.join(scripts)}",) if scripts else ()))

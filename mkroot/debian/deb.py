@@ -58,7 +58,7 @@ class Deb(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _ar_members(data: memoryview, where: str) -> Iterator[tuple[str, int, memoryview]]:
-    if data[:8] != b"!<arch>\n":
+    if bytes(data[:8]) != b"!<arch>\n":
         raise PackageError("not a Debian package: it does not begin like an ar archive", where=where)
     pos = 8
     while pos < len(data):

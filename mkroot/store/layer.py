@@ -29,7 +29,9 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     entries: its members in order; a FILE's `data` is the offset of its content in the frame's uncompressed stream.
     removed: paths below it that are gone. opaque: folders below it whose content is gone.
     origins: for what a stage wrote, which step wrote each path.
-    control: a package's control files. conffiles: path and MD5 of each. date: seconds since 1970 at which a package was built.
+    notes: what the user should know of how it was made.
+    control: a package's control files. conffiles: path and MD5 of each. date: seconds since 1970 at which a package was
+    built.
     """
 
     key: str
@@ -38,6 +40,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     removed: tuple[str, ...] = ()
     opaque: tuple[str, ...] = ()
     origins: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
     control: dict[str, bytes] = {}
     conffiles: tuple[tuple[str, str], ...] = ()
     date: int = 0

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mkroot.errors import StoreError
@@ -23,7 +23,7 @@ FORMAT = "1"  # of the store's layout; a store of another format is refused, not
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
-def default_root(environ: dict[str, str]) -> Path:
+def default_root(environ: Mapping[str, str]) -> Path:
     """Return the store's folder: `MKROOT_STORE`, else the user's cache folder."""
     if named := environ.get("MKROOT_STORE"):
         return Path(named).absolute()

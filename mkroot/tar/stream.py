@@ -5,20 +5,13 @@ from __future__ import annotations
 import lzma
 import zlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any
 
 STEP = 1 << 20  # bytes of compressed input, and of decompressed output, handled at a time
 
 
 class Corrupt(Exception):
     """The stream is truncated, damaged, longer than promised, or followed by something else."""
-
-
-class _Decompressor(Protocol):
-    eof: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
 class _Zlib:
@@ -48,10 +41,10 @@ def _members(kind: str, data: memoryview) -> Iterator[bytes]:
     """Yield decompressed pieces of one or more members or streams that stand one after the other."""
     pos = 0
     while pos < len(data):
-        if kind == "xz" and data[pos : pos + 4] == b"\0\0\0\0":  # stream padding, xz file format section 2.2
+        if kind == "xz" and bytes(data[pos : pos + 4]) == bytes(4):  # stream padding, xz file format section 2.2
             pos += 4
             continue
-        d: object
+        d: Any
         if kind == "xz":
             d = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=512 << 20)
         elif kind == "lzma":
@@ -62,16 +55,16 @@ def _members(kind: str, data: memoryview) -> Iterator[bytes]:
             import bz2
 
             d = bz2.BZ2Decompressor()
-        while not d.eof:  # type: ignore[attr-defined]
+        while not d.eof:
             piece = b""
-            if d.needs_input:  # type: ignore[attr-defined]
+            if d.needs_input:
                 if pos >= len(data):
                     raise Corrupt("the stream is truncated")
                 piece = bytes(data[pos : pos + STEP])
                 pos += len(piece)
-            if out := d.decompress(piece, STEP):  # type: ignore[attr-defined]
+            if out := d.decompress(piece, STEP):
                 yield out
-        pos -= len(d.unused_data)  # type: ignore[attr-defined]
+        pos -= len(d.unused_data)
 
 
 def _zstd(data: memoryview) -> Iterator[bytes]:

@@ -65,9 +65,9 @@ def header(entry: Entry, mtime: int | None = None) -> bytes:
         name = name + b"/" if name else b"./"
     link = entry.link.encode("utf-8", "surrogateescape") if entry.kind in (SYMLINK, HARDLINK) else b""
     size = entry.size if entry.kind == FILE else 0
-    if len(name) <= 100 and len(link) <= 100 and not entry.xattrs and max(entry.uid, entry.gid) < 0o10000000:
-        if size < 1 << 33:
-            return _block(name, _FLAGS[entry.kind], entry, size, link, b"", mtime)
+    short = len(name) <= 100 and len(link) <= 100 and size < 1 << 33
+    if short and not entry.xattrs and max(entry.uid, entry.gid) < 0o10000000:
+        return _block(name, _FLAGS[entry.kind], entry, size, link, b"", mtime)
     prefix = b""
     records: dict[bytes, bytes] = {}
     if len(name) > 100:
