@@ -52,12 +52,27 @@ def wants(graph: Graph, request: Request) -> list[Want]:
         found.append(_select(graph, request, Selector(text=name, name=name), "variant", request.variant))
     found += [_local(graph, request, package) for package in request.local]
     found += [_select(graph, request, Selector.parse(text), "requested", text) for text in request.include]
+    _refuse_two_versions(found)
     unique: dict[Version, Want] = {}
     there = {want.version.node for want in found if want.kind == "provided"}
     for want in found:
         if want.kind == "provided" or want.fixed or want.version.node not in there:
             unique.setdefault(want.version, want)
     return list(unique.values())
+
+
+def _refuse_two_versions(found: list[Want]) -> None:
+    fixed: dict[Node, Want] = {}
+    for want in found:
+        if want.fixed:
+            first = fixed.setdefault(want.version.node, want)
+            if first.version is not want.version:
+                name = want.version.node.name
+                raise ResolutionError(
+                    f"`{name}` cannot be there in two versions: {first.version.text} is {first.text()}, "
+                    f"{want.version.text} is {want.text()}",
+                    hint=f"leave out `{want.detail}`",
+                )
 
 
 def _architecture(request: Request, architecture: str) -> str:
