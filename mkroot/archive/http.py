@@ -21,8 +21,10 @@ from mkroot.archive.address import Address, masked
 from mkroot.errors import MirrorError
 
 CHUNK = 1 << 18  # bytes read at a time
-ATTEMPTS = 5  # in a row without one new byte
-TIMEOUT = 30.0  # seconds without a byte, and for connecting
+ATTEMPTS = 4  # in a row without one new byte
+CONNECTS = 3  # of these when there is not even a connection: a host that is down stays down for longer than a build
+TIMEOUT = 20.0  # seconds without a byte
+CONNECT_TIMEOUT = 10.0  # seconds
 MAX_REDIRECTS = 5
 MAX_WAIT = 30.0  # seconds between two attempts, whatever the server asks for
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
@@ -52,11 +54,15 @@ class Meta:
 
 
 class _Again(Exception):
-    """An attempt failed in a way that may pass; `wait` is what the server asks for, in seconds."""
+    """An attempt failed in a way that may pass.
 
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
+    wait: what the server asks for, in seconds. connected: there was a connection at least.
+    """
+
+    def __init__(self, reason: str, wait: float = 0.0, *, connected: bool = True) -> None:
         super().__init__(reason)
         self.wait = wait
+        self.connected = connected
 
 
 class Http:
@@ -139,9 +145,9 @@ class Http:
                 return
             except _Again as e:
                 failures = 1 if done > before else failures + 1
-                if failures >= self.attempts:
+                if failures >= (self.attempts if e.connected else min(self.attempts, CONNECTS)):
                     raise MirrorError(
-                        f"no luck after {self.attempts} attempts: {masked(str(e))}",
+                        f"no luck after {failures} attempts: {masked(str(e))}",
                         where=str(address),
                         hint="is the network up, and the mirror? `--mirror` names another one",
                     ) from None
@@ -231,7 +237,7 @@ class Http:
             except (urllib3.exceptions.HTTPError, OSError) as e:
                 if _hopeless(e):
                     raise MirrorError(f"no secure connection: {_cause(e)}", where=str(address)) from None
-                raise _Again(f"no connection ({_cause(e)})") from None
+                raise _Again(f"no connection ({_cause(e)})", connected=False) from None
             if response.status not in _REDIRECTS:
                 break
             location = response.headers.get("Location", "")
@@ -266,7 +272,7 @@ class Http:
 
                 options: dict[str, Any] = {
                     "maxsize": self.connections,
-                    "timeout": urllib3.Timeout(connect=min(self.timeout, 15.0), read=self.timeout),
+                    "timeout": urllib3.Timeout(connect=min(self.timeout, CONNECT_TIMEOUT), read=self.timeout),
                 }
                 if through:
                     headers = proxy.headers(through)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,8 +265,10 @@ def _keep(store: Store, key: str, files: Files, told: _Seen, date: int) -> None:
         modified=told.modified,
     )
     with store.lock(_SEEN, key):
-        newest = max(date, _recall(store, key).date)
-        _remember(store, key, msgspec.structs.replace(seen, date=newest))
+        before = _recall(store, key)
+        after = msgspec.structs.replace(seen, date=max(date, before.date))
+        if after != before:
+            _remember(store, key, after)
 
 
 def _recall(store: Store, key: str) -> _Seen:
@@ -287,5 +290,8 @@ def _remember(store: Store, key: str, seen: _Seen) -> None:
     path = store.path(_SEEN, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(f"{path}.new")
-    aside.write_bytes(msgspec.json.encode(seen))
+    with open(aside, "wb") as f:
+        f.write(msgspec.json.encode(seen))
+        f.flush()
+        os.fsync(f.fileno())
     aside.replace(path)

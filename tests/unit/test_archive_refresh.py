@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -535,3 +536,25 @@ def test_a_failed_refresh_leaves_the_store_usable_offline(archive: Archive, stor
         with pytest.raises(MirrorError, match="none of the forms"):
             run(store, wanted)
         assert texts(run(store, wanted, offline=True)) == before
+
+
+def test_two_builds_at_once_agree(archive: Archive, store: Store) -> None:
+    with archive.serve() as server:
+        wanted = sources(archive, server.uri)
+        found: list[Refreshed] = []
+        threads = [threading.Thread(target=lambda: found.append(run(store, wanted))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 4
+    assert all(f == found[0] for f in found)
+    assert not list((store.root / "tmp").iterdir())
+
+
+def test_what_is_known_already_is_not_written_again(archive: Archive, store: Store) -> None:
+    wanted = sources(archive)
+    run(store, wanted)
+    before = {path: path.stat().st_ino for path in store.root.rglob("*") if path.is_file()}
+    run(store, wanted)
+    assert {path: path.stat().st_ino for path in store.root.rglob("*") if path.is_file()} == before
