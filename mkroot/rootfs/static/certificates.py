@@ -67,7 +67,7 @@ def _rehash(recorder: Recorder) -> None:
     """Make the links by which OpenSSL finds a certificate: the hash of its subject and a number."""
     seen: dict[str, list[str]] = {}
     for name in recorder.tree.children(CERTS):
-        if not name.endswith((".pem", ".crt", ".cer")):
+        if not name.endswith((".pem", ".crt", ".cer")) or f"{CERTS}/{name}" == BUNDLE:
             continue
         entry = recorder.tree.get(f"{CERTS}/{name}")
         if entry is None or entry.kind not in (FILE, HARDLINK):

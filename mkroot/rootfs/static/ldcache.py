@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import re
 import struct
 from collections.abc import Iterator
 
@@ -54,13 +55,19 @@ def search_path(tree: Tree) -> list[str]:
     named = list(_conf(tree, "etc/ld.so.conf", 0))
     folders: list[str] = []
     seen: set[str] = set()
-    for folder in [*named, *SYSTEM]:
+    for folder in [*named, *_own_folders(tree), *SYSTEM]:
         place = tree.resolve(folder)
         node = tree.nodes.get(place)
         if node is not None and node.entry.kind == DIR and place not in seen:
             seen.add(place)
             folders.append("/" + folder.strip("/"))
     return folders
+
+
+def _own_folders(tree: Tree) -> list[str]:
+    """Return the architecture's folders, which Debian's loader knows without ld.so.conf."""
+    triplets = [n for n in tree.children("usr/lib") if re.fullmatch(r"[a-z0-9_]+-linux-gnu[a-z0-9]*", n)]
+    return [f"/{up}/{triplet}" for triplet in triplets for up in ("lib", "usr/lib")]
 
 
 def _conf(tree: Tree, path: str, depth: int) -> Iterator[str]:
@@ -177,14 +184,13 @@ def render(lines: list[Cached], generator: str = "mkroot") -> bytes:
     )  # fmt: skip
     end = start + len(strings)
     extension = -(-end // 4) * 4
-    sections = [(GENERATOR, generator.encode())]
+    names = generator.encode()
+    numbers = b"".join(struct.pack("<I", offsets[level]) for level in levels)
+    count = 2 if levels else 1
+    at = extension + 8 + count * struct.calcsize(SECTION)  # the numbers stand first, so that they are aligned
+    table = struct.pack(SECTION, GENERATOR, 0, at + len(numbers), len(names))
     if levels:
-        sections.append((HWCAPS, b"".join(struct.pack("<I", offsets[level]) for level in levels)))
-    at = extension + 8 + len(sections) * struct.calcsize(SECTION)
-    table, contents = b"", b""
-    for tag, content in sorted(sections, key=lambda s: -s[0]):  # numbers before text, so that they are aligned
-        table += struct.pack(SECTION, tag, 0, at + len(contents), len(content))
-        contents += content
+        table += struct.pack(SECTION, HWCAPS, 0, at, len(numbers))
     head = struct.pack(HEADER, MAGIC, len(lines), len(strings), LITTLE_ENDIAN, extension)
     return b"".join(
         (
@@ -192,9 +198,10 @@ def render(lines: list[Cached], generator: str = "mkroot") -> bytes:
             entries,
             strings,
             b"\0" * (extension - end),
-            struct.pack("<II", EXTENSIONS, len(sections)),
+            struct.pack("<II", EXTENSIONS, count),
             table,
-            contents,
+            numbers,
+            names,
         )
     )
 
