@@ -2,18 +2,21 @@
 
 The table of an index is a file in the store, kind `indices`, keyed by the text's digest. Its parts, little endian:
 
-    magic (8 bytes), number of slots, a power of two (4), reserved (4)
+    magic (8 bytes), number of slots, a power of two (4), CRC-32 of all that follows, begun with that number (4)
     for each slot the CRC-32 of its key (4)
     for each slot the offset of its record, 0 where it is free (4)
     records: length of the key (2), length of the data (4), key, data
 
-A key is a letter and a name. `p`: the stanzas of the package and `v`: the stanzas that provide the name, as pairs of
-offset and length in the text. `m`: the place in the order in which names are first mentioned. `e`: the names that are
-marked Essential, Protected or Important and `r`: the names of a priority, as text.
+A key is a letter and a name. `p`: the stanzas of the package and `v`: the stanzas that provide the name, as triples of
+offset and length in the text and CRC-32. `m`: the place in the order in which names are first mentioned. `e`: the names
+that are marked Essential, Protected or Important and `r`: the names of a priority, as text.
+
+The sums are there for disks that err, not against forgery: making the table checks the text against its digest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import re
 import struct
@@ -25,12 +28,13 @@ from pathlib import Path
 
 from mkroot.debian.package import PRIORITIES, Package
 from mkroot.debian.release import Index
+from mkroot.digest import sha256_file
 from mkroot.errors import StoreError, TrustError
 from mkroot.resolve.universe import MENTIONS
 from mkroot.store.store import Store
 
 KIND = "indices"
-FORMAT = 2  # of the table; part of its key
+FORMAT = 3  # of the table; part of its key
 _MAGIC = b"mkrtidx" + bytes([FORMAT])
 _HEAD = struct.Struct("<8sII")
 _RECORD = struct.Struct("<HI")
@@ -81,7 +85,7 @@ class _Tables:
             raise TrustError(f"a stanza at byte {offset} of the index names no package", where=where)
         end = stanza.find(b"\n", at + 9)
         name = stanza[at + 9 : end if end > 0 else None].strip()
-        place = (offset, len(stanza) - 1)
+        place = (offset, len(stanza) - 1, zlib.crc32(memoryview(stanza)[1:]))
         self.places.setdefault(b"p" + name, []).extend(place)
         heard = [name]
         for field in _FIELDS:
@@ -142,7 +146,8 @@ def _encode(tables: _Tables) -> bytes:
         hashes[slot], offsets[slot] = value, at
         body.append(record)
         at += len(record)
-    return b"".join([_HEAD.pack(_MAGIC, slots, 0), _little(hashes), _little(offsets), *body])
+    data = b"".join([_little(hashes), _little(offsets), *body])
+    return _HEAD.pack(_MAGIC, slots, zlib.crc32(data, slots)) + data
 
 
 class Table:
@@ -153,11 +158,13 @@ class Table:
         self.index = index
         self._text = _map(index.path)
         self._data = _map(table)
-        if len(self._data) < _HEAD.size or self._data[:8] != _MAGIC:
-            raise StoreError("the store holds a damaged index table", where=str(table), hint="mkroot cache verify")
-        self._slots = _HEAD.unpack_from(self._data)[1]
-        if len(self._data) < _HEAD.size + 8 * self._slots:
-            raise StoreError("the store holds a short index table", where=str(table), hint="mkroot cache verify")
+        good = len(self._data) >= _HEAD.size and self._data[:8] == _MAGIC
+        if good:
+            _, self._slots, stated = _HEAD.unpack_from(self._data)
+            with memoryview(self._data) as view, view[_HEAD.size :] as rest:
+                good = zlib.crc32(rest, self._slots) == stated
+        if not good:
+            raise _damaged(table)
 
     def find(self, key: bytes) -> bytes:
         """Return the record under `key`, b"" where there is none."""
@@ -178,8 +185,11 @@ class Table:
 
     def stanzas(self, key: bytes) -> Iterator[bytes]:
         """Yield the stanzas whose places are under `key`."""
-        for offset, length in _PAIR.iter_unpack(self.find(key)):
-            yield self._text[offset : offset + length]
+        for offset, length, stated in _PLACE.iter_unpack(self.find(key)):
+            stanza = self._text[offset : offset + length]
+            if zlib.crc32(stanza) != stated:
+                raise _damaged(self.index.path)
+            yield stanza
 
     def keys(self, letter: bytes) -> Iterator[bytes]:
         """Yield the names under `letter`, in no useful order."""
@@ -206,7 +216,7 @@ def _first(place: tuple[int, Table]) -> int:
 
 
 _NUMBER = struct.Struct("<I")
-_PAIR = struct.Struct("<II")
+_PLACE = struct.Struct("<III")
 
 
 def _map(path: Path) -> mmap.mmap | bytes:
@@ -214,24 +224,33 @@ def _map(path: Path) -> mmap.mmap | bytes:
         return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
 
 
+def _damaged(path: Path) -> StoreError:
+    return StoreError("the store holds a damaged index", where=str(path), hint="run `mkroot cache verify`")
+
+
 def open_index(store: Store, index: Index) -> Table:
-    """Return the table of `index`, made now where the store has none; raises TrustError, StoreError.
+    """Return the table of `index`, made now where the store has none or a damaged one; raises TrustError, StoreError.
 
     The index's text must have been verified. Two builds that want the same table make it once.
     """
     key = f"{index.sha256}.t{FORMAT}"
     path = store.path(KIND, key)
     try:
-        if not path.exists():
-            with store.lock(KIND, key):
-                if not path.exists():
-                    _compile(store, key, index)
+        with contextlib.suppress(FileNotFoundError, StoreError):
+            return Table(index, path)
+        with store.lock(KIND, key):
+            with contextlib.suppress(FileNotFoundError, StoreError):  # another build was faster
+                return Table(index, path)
+            path.unlink(missing_ok=True)
+            _compile(store, key, index)
         return Table(index, path)
     except OSError as e:
         raise StoreError(f"an index cannot be read: {e.strerror}", where=str(e.filename or path)) from e
 
 
 def _compile(store: Store, key: str, index: Index) -> None:
+    if sha256_file(index.path) != index.sha256:
+        raise _damaged(index.path)
     tables = _Tables()
     tables.read(index.path, f"{index.suite}/{index.component}/{index.architecture}")
     data = _encode(tables)

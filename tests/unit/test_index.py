@@ -105,13 +105,36 @@ def test_a_stanza_without_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 40, b"mkrtidx"])
-def test_a_damaged_table(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_table_is_made_again(tmp_path: Path, damage: bytes) -> None:
     store, found = Store(tmp_path / "store"), make(tmp_path, TEXT)
     open_index(store, found)
     path = store.path(KIND, f"{found.sha256}.t{index_module.FORMAT}")
+    good = path.read_bytes()
     path.write_bytes(damage)
-    with pytest.raises(StoreError):
+    assert list(open_index(store, found).stanzas(b"pdash"))
+    assert path.read_bytes() == good
+
+
+def test_every_flipped_byte_of_a_table_is_noticed(tmp_path: Path) -> None:
+    store, found = Store(tmp_path / "store"), make(tmp_path, "Package: a\nVersion: 1\nArchitecture: all\nDepends: b\n")
+    open_index(store, found)
+    path = store.path(KIND, f"{found.sha256}.t{index_module.FORMAT}")
+    good = path.read_bytes()
+    for n in range(len(good)):
+        path.write_bytes(good[:n] + bytes([good[n] ^ 1]) + good[n + 1 :])
         open_index(store, found)
+        assert path.read_bytes() == good
+
+
+def test_a_damaged_text_is_noticed(tmp_path: Path) -> None:
+    store, found = Store(tmp_path / "store"), make(tmp_path, TEXT)
+    open_index(store, found)
+    found.path.write_text(TEXT.replace("Version: 6", "Version: 7"))
+    assert [p.version for p in ArchiveUniverse(store, [found]).packages("dash")] == ["1"]
+    with pytest.raises(StoreError, match="damaged"):
+        ArchiveUniverse(store, [found]).packages("bash")
+    with pytest.raises(StoreError, match="damaged"):
+        open_index(Store(tmp_path / "other"), found)
 
 
 def test_cases_have_the_same_answers_from_tables(tmp_path: Path) -> None:
