@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
-from mkroot.errors import RecipeError
+from mkroot.errors import RecipeError, RootfsError
 from mkroot.rootfs.tree import Tree
 
 DEFAULTS = {  # login.defs(5), where the image's own says nothing
@@ -18,6 +20,8 @@ AGES = ("PASS_MIN_DAYS", "PASS_MAX_DAYS", "PASS_WARN_AGE")
 MASTERS = "usr/share/base-passwd"  # base-passwd's own copies, which its postinst installs
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
+
+NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 Lines = list[list[str]]
 
@@ -44,25 +48,32 @@ def login_defs(text: str | None) -> dict[str, int]:
     return values
 
 
-class AccountFile:
-    """One file of colon-separated lines; lines that are none are kept as they are."""
+def number(text: str) -> int | None:
+    """Return the number that a field of an account file holds, or None."""
+    return int(text) if NUMBER.fullmatch(text) else None
 
-    def __init__(self, text: str | None) -> None:
+
+class AccountFile:
+    """One file of colon-separated lines; those with fewer than `width` fields are kept as they are."""
+
+    def __init__(self, text: str | None, width: int) -> None:
         self.present = text is not None
+        self.width = width
         self.lines: Lines = [line.split(":") for line in (text or "").splitlines()]
         self.text = text
 
     def find(self, name: str) -> list[str] | None:
         """Return the fields of the first line with this name."""
-        return next((f for f in self.lines if f[0] == name and len(f) > 1), None)
+        return next((f for f in self.lines if f[0] == name and len(f) >= self.width), None)
 
-    def by_id(self, number: int) -> list[str] | None:
-        """Return the fields of the first line whose third field is `number`."""
-        return next((f for f in self.lines if len(f) > 2 and f[2] == str(number)), None)
+    def by_id(self, wanted: int) -> list[str] | None:
+        """Return the fields of the first line whose third field is `wanted`."""
+        return next((f for f in self.lines if len(f) >= self.width and number(f[2]) == wanted), None)
 
     def ids(self, field: int = 2) -> set[int]:
         """Return the numbers in a field."""
-        return {int(f[field]) for f in self.lines if len(f) > field and f[field].isdigit()}
+        found = (number(f[field]) for f in self.lines if len(f) > field)
+        return {n for n in found if n is not None}
 
     def render(self) -> str:
         """Return the file's text."""
@@ -73,12 +84,13 @@ class Accounts:
     """The users and groups of an image.
 
     defs: numbers of login.defs. day: days since 1970, the date of a password's last change.
+    FILES: their names, each with the fields that a line must have to count.
     """
 
-    FILES = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
+    FILES: ClassVar[dict[str, int]] = {"passwd": 7, "group": 4, "shadow": 3, "gshadow": 4, "subuid": 3, "subgid": 3}
 
     def __init__(self, texts: Mapping[str, str | None], defs: Mapping[str, int], day: int) -> None:
-        self.files = {name: AccountFile(texts.get(name)) for name in self.FILES}
+        self.files = {name: AccountFile(texts.get(name), width) for name, width in self.FILES.items()}
         self.passwd, self.group = self.files["passwd"], self.files["group"]
         self.shadow, self.gshadow = self.files["shadow"], self.files["gshadow"]
         self.defs = defs
@@ -87,12 +99,17 @@ class Accounts:
     def user_ids(self, name: str) -> tuple[int, int] | None:
         """Return a user's uid and primary gid, or None."""
         fields = self.passwd.find(name)
-        return (int(fields[2]), int(fields[3])) if fields is not None else None
+        if fields is None:
+            return None
+        uid, gid = number(fields[2]), number(fields[3])
+        if uid is None or gid is None:
+            raise RootfsError(f"the image's /etc/passwd has a malformed line for `{name}`")
+        return uid, gid
 
     def group_id(self, name: str) -> int | None:
         """Return a group's gid, or None."""
         fields = self.group.find(name)
-        return int(fields[2]) if fields is not None else None
+        return number(fields[2]) if fields is not None else None
 
     def free_id(self, reserved: Iterable[int] = (), *, group_only: bool = False) -> int:
         """Return the lowest free number for a user and a group of its own, as adduser(8) takes it."""
@@ -101,9 +118,9 @@ class Accounts:
         if not group_only:
             taken |= self.passwd.ids()
             low, high = max(low, self.defs["UID_MIN"]), min(high, self.defs["UID_MAX"])
-        for number in range(low, high + 1):
-            if number not in taken:
-                return number
+        for candidate in range(low, high + 1):
+            if candidate not in taken:
+                return candidate
         raise RecipeError(f"no number between {low} and {high} is free in the image")
 
     def add_group(self, name: str, gid: int) -> None:
@@ -142,7 +159,9 @@ class Accounts:
             return
         start = self.defs[f"{prefix}_MIN"]
         ranges = sorted(
-            (int(f[1]), int(f[2])) for f in self.files[file].lines if len(f) == 3 and f[1].isdigit() and f[2].isdigit()
+            (int(f[1]), int(f[2]))
+            for f in self.files[file].lines
+            if len(f) == 3 and number(f[1]) is not None and number(f[2]) is not None
         )
         for first, size in ranges:
             if start + count <= first:

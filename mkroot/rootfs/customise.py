@@ -50,12 +50,13 @@ def customise(tree: Tree, config: Config, inputs: Inputs, *, epoch: int) -> Cust
         except MkrootError as e:
             faults.append(e)
 
-    accounts = read_accounts(tree, epoch)
     step(lambda: apply_hostname(recorder, config))
     step(lambda: apply_timezone(recorder, config))
     step(lambda: commands.extend(apply_locale(recorder, config)))
-    step(lambda: apply_accounts(recorder, accounts, config, inputs.keys))
-    step(lambda: apply_files(recorder, accounts, config.files, inputs.trees))
+    if config.groups or config.users or config.files:
+        accounts = read_accounts(tree, epoch)
+        step(lambda: apply_accounts(recorder, accounts, config, inputs.keys))
+        step(lambda: apply_files(recorder, accounts, config.files, inputs.trees))
     step(lambda: apply_services(recorder, config.services))
     if faults:
         raise faults[0] if len(faults) == 1 else Faults(faults)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mkroot.errors import MkrootError, RecipeError, RootfsError
 from mkroot.recipe.model import File
 from mkroot.recipe.values import Owner
-from mkroot.rootfs.accounts import Accounts
+from mkroot.rootfs.accounts import Accounts, number
 from mkroot.rootfs.inputs import Item
 from mkroot.rootfs.recorder import Recorder, collecting
 from mkroot.rootfs.users import nearest
@@ -40,7 +40,8 @@ def owner_ids(accounts: Accounts, owner: str, where: str) -> tuple[int, int]:
     if user.isdigit():
         uid = int(user)
         line = accounts.passwd.by_id(uid)
-        gid = int(line[3]) if line is not None else uid
+        own = number(line[3]) if line is not None else None
+        gid = uid if own is None else own
     elif known is None:
         names = [f[0] for f in accounts.passwd.lines]
         raise RecipeError(f"there is no user `{user}` in the image", where=where, hint=nearest(user, names))

@@ -199,7 +199,7 @@ def _home(recorder: Recorder, accounts: Accounts, name: str, new: bool) -> None:
     tree, home = recorder.tree, fields[5]
     if tree.exists(home):
         return
-    uid, gid = int(fields[2]), int(fields[3])
+    uid, gid = accounts.user_ids(name) or (0, 0)
     place = recorder.folder(home, accounts.defs["HOME_MODE"], uid, gid)
     skel = tree.resolve("etc/skel")
     for path in sorted(p for p in tree.nodes if p.startswith(skel + "/")):
@@ -216,7 +216,8 @@ def _authorized_keys(recorder: Recorder, accounts: Accounts, name: str, lines: S
     """Write ~/.ssh/authorized_keys; sshd(8) with StrictModes wants it to be the user's own."""
     fields = accounts.passwd.find(name)
     assert fields is not None
-    uid, gid, home = int(fields[2]), int(fields[3]), fields[5]
+    uid, gid = accounts.user_ids(name) or (0, 0)
+    home = fields[5]
     if not recorder.tree.exists(home):
         recorder.folder(home, accounts.defs["HOME_MODE"], uid, gid)
     folder = recorder.folder(f"{home}/.ssh", 0o700, uid, gid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import re
 import struct
@@ -22,10 +21,12 @@ LITTLE_ENDIAN = 2  # cache_file_new_flags_endian_little
 EXTENSIONS, GENERATOR, HWCAPS = 0xEAA42174, 0, 1  # cache_extension_magic and its tags
 HWCAP_EXTENSION = 1 << 62  # DL_CACHE_HWCAP_EXTENSION
 ELF_LIBC6 = 3
+NAME_LIMIT = 255  # NAME_MAX; a SONAME must be a file's name
 ABI = {  # by e_machine and width: the flags of sysdeps/generic/ldconfig.h
     (62, 64): 0x0300, (62, 32): 0x0800, (183, 64): 0x0A00, (3, 32): 0, (21, 64): 0x0500, (22, 64): 0x0400,
     (22, 32): 0, (243, 64): 0x1000, (40, 32): 0x0900, (258, 64): 0x1200,
 }  # fmt: skip
+DIGITS = frozenset("0123456789")
 EM_ARM, ARM_HARD_FLOAT = 40, 0x400  # EF_ARM_ABI_FLOAT_HARD
 SYSTEM = ("/lib", "/usr/lib")  # searched after what ld.so.conf names; Debian's ldconfig has no lib64
 
@@ -52,7 +53,7 @@ def write_cache(recorder: Recorder) -> int:
 
 def search_path(tree: Tree) -> list[str]:
     """Return the folders in which ldconfig looks, absolute, in order; one that is there twice counts once."""
-    named = list(_conf(tree, "etc/ld.so.conf", 0))
+    named = list(_conf(tree, "etc/ld.so.conf", set()))
     folders: list[str] = []
     seen: set[str] = set()
     for folder in [*named, *_own_folders(tree), *SYSTEM]:
@@ -70,17 +71,18 @@ def _own_folders(tree: Tree) -> list[str]:
     return [f"/{up}/{triplet}" for triplet in triplets for up in ("lib", "usr/lib")]
 
 
-def _conf(tree: Tree, path: str, depth: int) -> Iterator[str]:
+def _conf(tree: Tree, path: str, seen: set[str]) -> Iterator[str]:
+    """Yield the folders that ld.so.conf and what it includes name, in order; each file is read once."""
     entry = tree.get(path)
-    if entry is None or entry.kind not in (FILE, HARDLINK) or depth > 8:
+    if entry is None or entry.kind not in (FILE, HARDLINK) or entry.path in seen:
         return
+    seen.add(entry.path)
     for line in tree.read(path).decode("utf-8", "replace").splitlines():
         words = line.partition("#")[0].split()
         if words[:1] == ["include"]:
             for pattern in words[1:]:
-                pattern = (pattern if pattern.startswith("/") else f"etc/{pattern}").lstrip("/")
-                for match in sorted(p for p in tree.nodes if fnmatch.fnmatchcase(p, pattern)):
-                    yield from _conf(tree, match, depth + 1)
+                for match in tree.glob(pattern if pattern.startswith("/") else f"etc/{pattern}"):
+                    yield from _conf(tree, match, seen)
         elif words and words[0] != "hwcap":
             yield from words
 
@@ -113,6 +115,8 @@ def _in_folder(recorder: Recorder, folder: str, names: list[str], hwcap: str) ->
         if library is None or flags is None:
             continue
         soname = library.soname or name
+        if "/" in soname or len(soname) > NAME_LIMIT or not soname.isprintable():
+            continue
         if own.kind == SYMLINK and soname != name:
             if not name.endswith(".so"):
                 continue
@@ -139,17 +143,17 @@ def _compare(one: str, two: str) -> int:
     """Compare library names as _dl_cache_libcmp does: runs of digits by their number, a digit after anything else."""
     i = j = 0
     while i < len(one):
-        if one[i].isdigit():
-            if j >= len(two) or not two[j].isdigit():
+        if one[i] in DIGITS:
+            if j >= len(two) or two[j] not in DIGITS:
                 return 1
             first, second = i, j
-            while i < len(one) and one[i].isdigit():
+            while i < len(one) and one[i] in DIGITS:
                 i += 1
-            while j < len(two) and two[j].isdigit():
+            while j < len(two) and two[j] in DIGITS:
                 j += 1
             if difference := int(one[first:i]) - int(two[second:j]):
                 return difference
-        elif j < len(two) and two[j].isdigit():
+        elif j < len(two) and two[j] in DIGITS:
             return -1
         elif j >= len(two) or one[i] != two[j]:
             return ord(one[i]) - (ord(two[j]) if j < len(two) else 0)

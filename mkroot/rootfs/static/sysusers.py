@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from mkroot.rootfs.accounts import Accounts
+from mkroot.rootfs.accounts import Accounts, number
 from mkroot.rootfs.recorder import Recorder
 from mkroot.rootfs.tree import Tree
 from mkroot.tar.entry import FILE, HARDLINK
@@ -37,17 +37,18 @@ def declared(tree: Tree) -> list[list[str]]:
 def make_declared(recorder: Recorder, accounts: Accounts) -> None:
     """Add the accounts that packages declare and the image lacks; what cannot be decided from files is noted."""
     for kind, name, *rest in declared(recorder.tree):
-        number = rest[0] if rest else "-"
+        given = rest[0] if rest else "-"
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,30}", name):
             recorder.note(f"sysusers.d: account {name!r} is not made")
         elif kind == "m":
-            if accounts.user_ids(name) and accounts.group_id(number) is not None:
-                accounts.add_member(number, name)
+            if accounts.user_ids(name) and accounts.group_id(given) is not None:
+                accounts.add_member(given, name)
         elif kind == "g":
             if accounts.group_id(name) is None:
-                _group(accounts, name, int(number) if number.isdigit() else _free(accounts))
+                gid = number(given)
+                _group(accounts, name, _free(accounts) if gid is None else gid)
         elif accounts.user_ids(name) is None:
-            _user(accounts, name, number, *(rest[1:4]))
+            _user(accounts, name, given, *(rest[1:4]))
 
 
 def _free(accounts: Accounts) -> int:
@@ -63,10 +64,14 @@ def _group(accounts: Accounts, name: str, gid: int) -> int:
     return gid
 
 
-def _user(accounts: Accounts, name: str, number: str, comment: str = "", home: str = "-", shell: str = "-") -> None:
-    wanted, _, group = number.partition(":")
-    gid = int(group) if group.isdigit() else accounts.group_id(group or name)
-    uid = int(wanted) if wanted.isdigit() else gid
+def _user(accounts: Accounts, name: str, given: str, comment: str = "", home: str = "-", shell: str = "-") -> None:
+    wanted, _, group = given.partition(":")
+    gid = number(group)
+    if gid is None:
+        gid = accounts.group_id(group or name)
+    uid = number(wanted)
+    if uid is None:
+        uid = gid
     if uid is None or uid in accounts.passwd.ids():
         uid = _free(accounts)
     if gid is None:
