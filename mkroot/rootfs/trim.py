@@ -1,7 +1,8 @@
 """Leaves parts of packages out of a root: documentation, manual pages, translations and paths of the recipe.
 
 The image's own dpkg is told (dpkg(1), --path-exclude), so that later installations leave out the same. `dpkg --verify`
-does not ask these filters, so what is gone is also taken out of the packages' md5sums and conffiles: it stays clean.
+does not ask these filters, so what is gone is also taken out of the packages' lists, md5sums and conffiles: it stays
+clean.
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ def trim(tree: Tree, wanted: Trim) -> Trimmed:
     before = {p: tree.resolve(p) for p, n in tree.nodes.items() if n.entry.kind == SYMLINK}
     gone = _excluded(tree, rules)
     saved = sum(tree.nodes[p].entry.size for p in gone)
-    owners = sorted({tree.nodes[p].layer for p in gone if tree.nodes[p].layer >= 0})
+    owners = [layer for layer in tree.layers if layer.control and any(e.path in gone for e in layer.entries)]
     fine = {p for p, target in before.items() if p not in gone and (target in tree.nodes or target == "")}
     for path in sorted(gone, key=lambda p: (-p.count("/"), p)):  # what is in a folder goes before it
         del tree.nodes[path]
         recorder.origins[path] = f"recipe: {gone[path]}"
     with recorder.at("recipe: trim"):
-        _update_sums(recorder, [tree.layers[i] for i in owners], gone)
+        _update_database(recorder, owners, gone)
         if tree.exists("usr/bin/dpkg"):
             recorder.write(FILTER, _filter_file(rules), 0o644, 0, 0)
         _dangling(recorder, {p: before[p] for p in sorted(fine) if before[p] in gone})
@@ -165,22 +166,17 @@ def _keep(path: str, live: set[str]) -> None:
         path = parent(path)
 
 
-def _update_sums(recorder: Recorder, layers: Iterable[Layer], gone: dict[str, str]) -> None:
-    """Take what is gone out of the packages' md5sums, and out of the conffiles in the status file."""
+def _update_database(recorder: Recorder, packages: Iterable[Layer], gone: dict[str, str]) -> None:
+    """Take what is gone out of the packages' lists and md5sums, and out of the conffiles in the status file."""
     tree = recorder.tree
     conffiles: set[str] = set()
-    for layer in layers:
-        if not layer.control:
-            continue
-        conffiles |= {f" {shown} " for shown, _ in layer.conffiles if merged(shown.lstrip("/")) in gone}
-        fields = control_fields(layer.control["control"])
-        for path in (f"{INFO}/{info_name(fields)}.md5sums", f"var/lib/dpkg/status.d/{fields['package']}.md5sums"):
-            if not tree.exists(path):
-                continue
-            lines = tree.read(path).decode("utf-8", "surrogateescape").splitlines(keepends=True)
-            kept = [ln for ln in lines if merged(ln[34:].rstrip("\n").removeprefix("./")) not in gone]
-            if len(kept) != len(lines):
-                recorder.write(path, "".join(kept).encode("utf-8", "surrogateescape"))
+    for package in packages:
+        conffiles |= {f" {shown} " for shown, _ in package.conffiles if merged(shown.lstrip("/")) in gone}
+        fields = control_fields(package.control["control"])
+        stem = f"{INFO}/{info_name(fields)}"
+        _drop_lines(recorder, f"{stem}.list", 1, gone)  # "/path"
+        for path in (f"{stem}.md5sums", f"var/lib/dpkg/status.d/{fields['package']}.md5sums"):
+            _drop_lines(recorder, path, 34, gone)  # 32 digits, two spaces, "path"
     if conffiles and tree.exists(STATUS):
         lines = tree.read(STATUS).decode("utf-8", "surrogateescape").splitlines(keepends=True)
         kept = [ln for ln in lines if not (ln.startswith(" /") and any(ln.startswith(c) for c in conffiles))]
@@ -190,6 +186,16 @@ def _update_sums(recorder: Recorder, layers: Iterable[Layer], gone: dict[str, st
             if ln != "Conffiles:\n" or (i + 1 < len(kept) and kept[i + 1].startswith(" "))
         ]
         recorder.write(STATUS, "".join(kept).encode("utf-8", "surrogateescape"))
+
+
+def _drop_lines(recorder: Recorder, path: str, start: int, gone: dict[str, str]) -> None:
+    """Remove from a file the lines that name a path that is gone; `start` is where a name begins in a line."""
+    if not recorder.tree.exists(path):
+        return
+    lines = recorder.tree.read(path).decode("utf-8", "surrogateescape").splitlines(keepends=True)
+    kept = [line for line in lines if merged(line[start:].rstrip("\n").removeprefix("./")) not in gone]
+    if len(kept) != len(lines):
+        recorder.write(path, "".join(kept).encode("utf-8", "surrogateescape"))
 
 
 def _filter_file(rules: list[Rule]) -> bytes:
