@@ -40,24 +40,28 @@ class _Story:
         lines = self._chain()
         if len(lines) > _LINES:
             lines = [*lines[:_LINES], f"… and {len(lines) - _LINES} more"]
-        wishes = self._wishes()
-        what = (
-            "the packages cannot be installed together:" if len(wishes) > 1 else "no set of packages fits the request:"
-        )
+        requested, others = self._wishes()
+        wishes = sorted((*requested, *others))
+        what = "the packages cannot be installed together:"
         if len(wishes) == 1:
             what = f"`{wishes[0]}` cannot be installed:"
-        if not self._hints and wishes:
-            listed = ", ".join(f"`{w}`" for w in wishes)
-            self._hints.append(f"leave out one of {listed}" if len(wishes) > 1 else f"leave out {listed}")
+        if not self._hints:
+            if requested:
+                listed = ", ".join(f"`{w}`" for w in requested)
+                self._hints.append(f"leave out one of {listed}" if len(requested) > 1 else f"leave out {listed}")
+            if others and wishes != others:
+                self._hints.append("put " + ", ".join(f"`{w}`" for w in others) + " into `packages.exclude`")
         return ResolutionError("\n  ".join([what, *lines]), hint="; or ".join(dict.fromkeys(self._hints)) or None)
 
-    def _wishes(self) -> list[str]:
+    def _wishes(self) -> tuple[list[str], list[str]]:
+        """Return what of the request collides: the includes as written, and the packages that the variant brings."""
         wants = [f.want for f in self._facts if f.want is not None and f.want.kind != "provided"]
         for fact in self._facts:
             for d in fact.group.alternatives if fact.kind == "needs" and fact.group is not None else ():
                 fixing = [self._search.fixing(v.node) for v in self._graph.solutions(d) if not self._search.allowed(v)]
                 wants += [w for w in fixing if w is not None and w.kind == "requested"]
-        return sorted({w.detail if w.kind == "requested" else w.version.node.name for w in wants})
+        requested = {w.detail for w in wants if w.kind == "requested"}
+        return sorted(requested), sorted({self._name(w.version.node) for w in wants if w.kind != "requested"})
 
     def _name(self, node: Node) -> str:
         return node_id(node, self._graph.request.architecture)
