@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
@@ -193,7 +194,8 @@ class Http:
                     )
                 )
             if response.status != 304:
-                yield from self._body(response, address, start, offset, total, limit if size is None else size)
+                most = limit if size is None else size
+                yield from self._body(response, address, start, offset, size if total is None else total, most)
 
     def _body(
         self, response: Any, address: Address, start: int, offset: int, total: int | None, most: int
@@ -232,7 +234,7 @@ class Http:
                 raise CancelledError("given up", where=str(address))
             try:
                 response = self._pool(url).request(
-                    "GET", url, headers=sent, preload_content=False, redirect=False, retries=False
+                    "GET", url, headers=sent, preload_content=False, decode_content=False, redirect=False, retries=False
                 )
             except (urllib3.exceptions.HTTPError, OSError) as e:
                 if _hopeless(e):
@@ -286,8 +288,11 @@ class Http:
 def _local(address: Address, limit: int, size: int | None, meta: Callable[[Meta], None] | None) -> Iterator[memoryview]:
     path = address.path
     try:
-        with open(path, "rb", buffering=0) as f:
-            found = os.fstat(f.fileno()).st_size
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as f:
+            status = os.fstat(f.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise MirrorError("it is not a regular file", where=str(address))
+            found = status.st_size
             _check_size(address, found, limit, size)
             if meta is not None:
                 meta(Meta(size=found))

@@ -21,10 +21,11 @@ from types import TracebackType
 class Fault:
     """What goes wrong with a request whose path matches `pattern`, the first `times` times (None: always).
 
-    kind: `status` (answer with `status`), `truncate` (send `after` bytes of the promised body, then hang up),
-    `stall` (the same, then wait until the server is closed), `corrupt` (flip the byte at `after`), `redirect` (to
-    `location`), `slow` (wait `seconds`, then answer), `reset` (hang up with nothing sent), `grow` (send `after`
-    more bytes than the file has), `oversend` (the same without Content-Length), `body` (send `content` instead).
+    kind: `status` (answer with `status`), `truncate` (send `after` bytes of the promised body, then hang up), `stall`
+    (the same, then wait until the server is closed), `short` (send `after` bytes and promise no length), `corrupt`
+    (flip the byte at `after`), `redirect` (to `location`), `slow` (wait `seconds`, then answer), `reset` (hang up with
+    nothing sent), `grow` (send `after` more bytes than the file has), `oversend` (the same and promise no length),
+    `body` (send `content` instead), `header` (answer as ever, with `headers` added).
     """
 
     pattern: str
@@ -177,14 +178,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        if fault is None or fault.kind != "oversend":
+        for name, value in fault.headers if fault is not None and fault.kind == "header" else ():
+            self.send_header(name, value)
+        if fault is None or fault.kind not in ("oversend", "short"):
             self.send_header("Content-Length", str(size - start))
         else:
             self.send_header("Connection", "close")
         self.send_header("Last-Modified", self.date_time_string(int(file.stat().st_mtime)))
         self.end_headers()
         self.wfile.flush()
-        if fault is not None and fault.kind in ("truncate", "stall"):
+        if fault is not None and fault.kind in ("truncate", "stall", "short"):
             content = file.read_bytes() if data is None else data
             self.wfile.write(content[start : fault.after])
             self.wfile.flush()
