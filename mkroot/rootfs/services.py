@@ -104,8 +104,8 @@ def _links(recorder: Recorder, unit: Unit, key: str) -> None:
                 )
             recorder.link(f"{CONFIG}/{target}.{suffix}/{name}", unit.shown)
     for alias in unit.install.alias:
-        alias = instantiate(expand(alias, name), instance_of(name))
-        if alias != name and "/" not in alias and alias.rpartition(".")[2] == name.rpartition(".")[2]:
+        alias = instantiate(expand(alias, unit.name), instance_of(unit.name))
+        if alias != unit.name and "/" not in alias and alias.rpartition(".")[2] == name.rpartition(".")[2]:
             recorder.link(f"{CONFIG}/{alias}", unit.shown)
 
 

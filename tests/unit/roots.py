@@ -111,3 +111,17 @@ def changes(before: Tree, after: Tree) -> list[str]:
             tail = f" -> {e.link}" if e.kind == SYMLINK else ""
             lines.append(f"{e.kind} {e.mode:04o} {e.uid}:{e.gid} {path}{tail}")
     return lines
+
+
+def materialise(tree: Tree, root: Path) -> None:
+    """Write a tree to disk, without owners."""
+    for path in sorted(tree.nodes):
+        entry, place = tree.nodes[path].entry, root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if entry.kind == "d":
+            place.mkdir(exist_ok=True)
+        elif entry.kind == "l":
+            place.symlink_to(entry.link)
+        else:
+            place.write_bytes(tree.read(path))
+            place.chmod(entry.mode)

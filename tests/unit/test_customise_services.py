@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from mkroot.recipe.values import Unit
 from mkroot.rootfs.customise import Customised, customise
 from mkroot.rootfs.inputs import Inputs
 from mkroot.rootfs.tree import Tree
-from tests.unit.roots import EPOCH, changes, debian, systemd, tree_of
+from tests.unit.roots import EPOCH, changes, debian, materialise, systemd, tree_of
 
 ETC = "l 0777 0:0 etc/systemd/system"
 
@@ -145,3 +148,46 @@ def test_faults(tmp_path: Path, lists: dict[str, list[str]], says: str) -> None:
 def test_no_systemd_no_services(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no systemd"):
         links(tmp_path, debian(), enable=["web"])
+
+
+def wanted_links(root: Path) -> list[str]:
+    found = []
+    for folder, _, names in os.walk(root / "etc/systemd"):
+        found += [
+            f"{os.path.relpath(os.path.join(folder, n), root)} -> {os.readlink(os.path.join(folder, n))}"
+            for n in names
+            if os.path.islink(os.path.join(folder, n))
+        ]
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("enable", "disable", "mask"),
+    [
+        (["web"], [], []),
+        (["net", "web"], ["net"], ["tmp.mount"]),
+        (["getty@tty5", "only@eth0"], [], []),
+        (["getty@tty5", "getty@tty6", "web"], ["getty@tty5"], []),
+        (["getty@"], [], []),
+        (["needed"], [], ["web"]),
+        (["web", "net"], ["wait", "net.socket"], []),
+    ],
+)
+def test_the_links_equal_those_of_the_real_systemctl(
+    tmp_path: Path, enable: list[str], disable: list[str], mask: list[str]
+) -> None:
+    if shutil.which("systemctl") is None:
+        pytest.skip("no systemctl here")
+    simple = {"needed.service": "[Install]\nRequiredBy=web.service\nWantedBy=%p-x.target\n"}  # UpheldBy= is new in 254
+    tree = tree_of(tmp_path, systemd(**simple))
+    root = tmp_path / "root"
+    materialise(tree, root)
+    for verb, names in (("enable", enable), ("disable", disable), ("mask", mask)):
+        if names:
+            argv = ["systemctl", f"--root={root}", verb, *names]
+            done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"SYSTEMCTL_SKIP_SYSV": "1"})
+            if done.returncode:
+                pytest.skip(f"this host's systemctl does not do it: {done.stderr.strip()}")
+            run(tree, **{verb: names})
+    ours = {p: n.entry.link for p, n in tree.nodes.items() if p.startswith("etc/systemd") and n.entry.kind == "l"}
+    assert sorted(f"{p} -> {link}" for p, link in ours.items()) == wanted_links(root)

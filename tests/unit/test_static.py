@@ -23,7 +23,7 @@ from mkroot.rootfs.users import write_accounts
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
 from tests.unit.layers import layer
-from tests.unit.roots import DAY, EPOCH, PASSWD, changes, debian, tree_of
+from tests.unit.roots import DAY, EPOCH, PASSWD, changes, debian, materialise, tree_of
 
 TOOLS = os.environ["PATH"] + ":/usr/sbin:/sbin"
 X86_64, AARCH64 = 62, 183
@@ -62,19 +62,6 @@ LIBRARIES: dict[str, str | bytes] = {
     "usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v3/liba.so.1": elf("liba.so.1"),
     "usr/lib/libdeep.so.4": elf("libdeep.so.4"),
 }
-
-
-def materialise(tree: Tree, root: Path) -> None:
-    for path in sorted(tree.nodes):
-        entry, place = tree.nodes[path].entry, root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if entry.kind == "d":
-            place.mkdir(exist_ok=True)
-        elif entry.kind == "l":
-            place.symlink_to(entry.link)
-        else:
-            place.write_bytes(tree.read(path))
-            place.chmod(entry.mode)
 
 
 def test_the_cache_is_what_ldconfig_says_of_it(tmp_path: Path) -> None:
