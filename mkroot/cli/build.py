@@ -1,0 +1,146 @@
+"""`mkroot build`: build recipes and tell what was made."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from mkroot.cli.options import add_recipe_options, options_of
+
+if TYPE_CHECKING:
+    from mkroot.build import Built, Options
+    from mkroot.errors import MkrootError
+    from mkroot.progress import Progress
+    from mkroot.rootfs.identity import Identity
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "build",
+        help="build recipes: root, image and other outputs",
+        description="Build recipes, one after the other. Outputs go to DIR/NAME/ARCH; what was made is told on "
+        "standard output, the way there on standard error. Without a lock beside the recipe one is made.",
+    )
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a recipe's file; - is standard input")
+    parser.add_argument("-o", dest="out", default="out", metavar="DIR", help="the output folder (default: out)")
+    parser.add_argument(
+        "--output", action="append", default=[], metavar="KIND", help="make this kind instead of the recipe's; repeat"
+    )
+    lock = parser.add_mutually_exclusive_group()
+    lock.add_argument("--locked", action="store_true", help="build from the lock; it is an error where there is none")
+    lock.add_argument("--no-lock", action="store_true", help="neither read nor write a lock")
+    parser.add_argument("--tag", action="append", default=[], metavar="T", help="a further tag for the image; repeat")
+    parser.add_argument("--explain-cache", action="store_true", help="tell which input made a stage be made again")
+    add_recipe_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the recipes; 0, or 1 where one of them failed."""
+    from mkroot.rootfs.identity import assume
+
+    identity = assume()  # first: it may fork, and must not find threads or half-written output
+    from pathlib import Path
+
+    from mkroot.cli.failure import tell_error
+    from mkroot.cli.terminal import make_progress, print_json
+    from mkroot.errors import MkrootError
+
+    options = options_of(
+        args,
+        out=Path(args.out),
+        outputs=_kinds(args.output),
+        lock="locked" if args.locked else "none" if args.no_lock else "auto",
+        tags=tuple(args.tag),
+        explain_cache=args.explain_cache,
+    )
+    progress = make_progress()
+    built: list[tuple[str, Built]] = []
+    failed: list[tuple[str, MkrootError]] = []
+    for recipe in args.recipes:
+        try:
+            built += _build(recipe, options, progress, identity, quiet=args.json, heading=len(args.recipes) > 1)
+        except MkrootError as e:
+            failed.append((recipe, e))
+            tell_error(e)
+    if args.json:
+        print_json({"builds": [_described(r, b) for r, b in built], "failed": [_failure(r, e) for r, e in failed]})
+    elif len(args.recipes) > 1:
+        sys.stderr.write(_tally(args.recipes, failed))
+    return 1 if failed else 0
+
+
+def _build(
+    recipe: str, options: Options, progress: Progress, identity: Identity, *, quiet: bool, heading: bool
+) -> list[tuple[str, Built]]:
+    from mkroot.build import build
+    from mkroot.cli.terminal import seconds
+
+    if heading:
+        sys.stderr.write(f"{recipe}\n")
+    start = time.monotonic()
+    results = build(recipe, options, os.environ, progress, identity)
+    if not quiet:
+        for one in results:
+            _tell(one)
+        if not all(one.unchanged for one in results):
+            sys.stderr.write(f"{seconds(time.monotonic() - start)} in all\n")
+    return [(recipe, one) for one in results]
+
+
+def _kinds(given: list[str]) -> tuple[str, ...]:
+    """Return the wanted kinds of output; raises UsageError for one that is none."""
+    if not given:
+        return ()
+    import difflib
+    from typing import get_args
+
+    from mkroot.errors import UsageError
+    from mkroot.recipe.model import OutputKind
+
+    known = get_args(OutputKind)
+    for kind in given:
+        if kind not in known:
+            near = difflib.get_close_matches(kind, known, 1)
+            hint = f"did you mean `{near[0]}`? " if near else ""
+            raise UsageError(f"`--output {kind}`: no such kind", hint=f"{hint}kinds are {', '.join(known)}")
+    return tuple(dict.fromkeys(given))
+
+
+def _tell(built: Built) -> None:
+    """Print what was made: artifacts on standard output, the rest on standard error."""
+    from mkroot.cli.terminal import amount, labelled, plural, table
+
+    for note in built.notes:
+        sys.stderr.write(labelled("note", note))
+    cached = sum(step.cached for step in built.steps)
+    state = "nothing changed" if built.unchanged else f"{cached} of {plural(len(built.steps), 'step')} cached"
+    sys.stderr.write(f"{built.name} {built.architecture}: {plural(built.packages, 'package')}, {state}\n")
+    sys.stderr.flush()
+    sys.stdout.write(table([(a.path, amount(a.size), a.digest) for a in built.artifacts], right=(1,)))
+    sys.stdout.flush()
+
+
+def _tally(recipes: list[str], failed: list[tuple[str, MkrootError]]) -> str:
+    from mkroot.cli.terminal import plural
+
+    good = len(recipes) - len(failed)
+    names = ": " + ", ".join(recipe for recipe, _ in failed) if failed else ""
+    return f"{plural(good, 'recipe')} built, {len(failed)} failed{names}\n"
+
+
+def _described(recipe: str, built: Built) -> dict[str, object]:
+    import msgspec
+
+    return {"recipe": recipe, **msgspec.to_builtins(built)}
+
+
+def _failure(recipe: str, error: MkrootError) -> dict[str, object]:
+    from mkroot.errors import Faults
+
+    faults = error.faults if isinstance(error, Faults) else (error,)
+    return {"recipe": recipe, "errors": [{"what": f.what, "where": f.where, "hint": f.hint} for f in faults]}
