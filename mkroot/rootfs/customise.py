@@ -42,21 +42,25 @@ def customise(tree: Tree, config: Config, inputs: Inputs, *, epoch: int) -> Cust
     commands: list[Command] = []
     faults: list[MkrootError] = []
 
-    def step(action: Callable[[], object]) -> None:
+    def step(action: Callable[[], object]) -> bool:
+        """Do a part and tell whether it went well."""
+        before = len(faults)
         try:
             action()
         except Faults as several:
             faults.extend(several.faults)
         except MkrootError as e:
             faults.append(e)
+        return len(faults) == before
 
     step(lambda: apply_hostname(recorder, config))
     step(lambda: apply_timezone(recorder, config))
     step(lambda: commands.extend(apply_locale(recorder, config)))
     if config.groups or config.users or config.files:
         accounts = read_accounts(tree, epoch)
-        step(lambda: apply_accounts(recorder, accounts, config, inputs.keys))
-        step(lambda: apply_files(recorder, accounts, config.files, inputs.trees))
+        # Without its users every file that they own would be a fault as well.
+        if step(lambda: apply_accounts(recorder, accounts, config, inputs.keys)):
+            step(lambda: apply_files(recorder, accounts, config.files, inputs.trees))
     step(lambda: apply_services(recorder, config.services))
     if faults:
         raise faults[0] if len(faults) == 1 else Faults(faults)

@@ -175,7 +175,8 @@ def _update_database(recorder: Recorder, packages: Iterable[Layer], gone: dict[s
         fields = control_fields(package.control["control"])
         stem = f"{INFO}/{info_name(fields)}"
         _drop_lines(recorder, f"{stem}.list", 1, gone)  # "/path"
-        for path in (f"{stem}.md5sums", f"var/lib/dpkg/status.d/{fields['package']}.md5sums"):
+        static = f"var/lib/dpkg/status.d/{fields['package']}"
+        for path in (f"{stem}.md5sums", f"{static}.md5sums", f"{static}:{fields['architecture']}.md5sums"):
             _drop_lines(recorder, path, 34, gone)  # 32 digits, two spaces, "path"
     if conffiles and tree.exists(STATUS):
         lines = tree.read(STATUS).decode("utf-8", "surrogateescape").splitlines(keepends=True)

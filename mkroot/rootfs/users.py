@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from mkroot.errors import MkrootError, RecipeError
+from mkroot.errors import MkrootError, RecipeError, RootfsError
 from mkroot.recipe.model import Config, User
 from mkroot.rootfs.accounts import Accounts
 from mkroot.rootfs.recorder import Recorder, collecting
 from mkroot.tar.entry import DIR, FILE, HARDLINK, SYMLINK
 
 NO_LOGIN = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false")  # mean "no login" even where missing
+HOMELESS = ("", "/", "/nonexistent")  # homes that nothing is put into
 MODES = {"passwd": 0o644, "group": 0o644, "shadow": 0o640, "gshadow": 0o640, "subuid": 0o644, "subgid": 0o644}
 USER_DEFAULTS = {f.name: f.default for f in msgspec.structs.fields(User)}
 
@@ -194,7 +195,7 @@ def _lines(recorder: Recorder, path: str) -> list[str]:
 def _home(recorder: Recorder, accounts: Accounts, name: str, new: bool) -> None:
     """Make a new user's home folder with a copy of /etc/skel; one that is there is left as it is."""
     fields = accounts.passwd.find(name)
-    if not new or fields is None or fields[5] in ("/", "/nonexistent"):
+    if not new or fields is None or fields[5] in HOMELESS:
         return
     tree, home = recorder.tree, fields[5]
     if tree.exists(home):
@@ -218,6 +219,10 @@ def _authorized_keys(recorder: Recorder, accounts: Accounts, name: str, lines: S
     assert fields is not None
     uid, gid = accounts.user_ids(name) or (0, 0)
     home = fields[5]
+    if home in HOMELESS:
+        raise RootfsError(
+            f"user `{name}` has the home folder {home or 'none'}, where no key can be", hint="name a `home`"
+        )
     if not recorder.tree.exists(home):
         recorder.folder(home, accounts.defs["HOME_MODE"], uid, gid)
     folder = recorder.folder(f"{home}/.ssh", 0o700, uid, gid)

@@ -214,6 +214,20 @@ def test_another_locale_is_built_by_the_image_itself(tmp_path: Path) -> None:
         run(tree_of(tmp_path, files), Config(locale=Locale("de_DX.UTF-8")))
 
 
+def test_a_user_without_a_home_gets_no_keys_and_a_failed_user_blames_no_file(tmp_path: Path) -> None:
+    (tmp_path / "me.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me@box\n")
+    key = LocalPath(str(tmp_path / "me.pub"), "me.pub")
+    with pytest.raises(RecipeError, match="no key can be"):
+        run(tree_of(tmp_path, debian()), Config(users=(User(name=name("nobody"), ssh_keys=(key,)),)))
+    config = Config(
+        users=(User(name=name("app"), shell=ImagePath("/bin/zsh")),),
+        files=(File(path=ImagePath("/x"), content=Text(""), owner=Owner("app")),),
+    )
+    with pytest.raises(RecipeError) as raised:
+        run(tree_of(tmp_path, debian()), config)
+    assert raised.value.where == "config.users[0].shell"
+
+
 def test_files_trees_folders_and_links(tmp_path: Path) -> None:
     source = tmp_path / "tree"
     (source / "bin").mkdir(parents=True)
