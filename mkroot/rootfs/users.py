@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -21,6 +20,8 @@ USER_DEFAULTS = {f.name: f.default for f in msgspec.structs.fields(User)}
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return a hint that names the known word nearest to `name`, or None."""
+    import difflib
+
     found = difflib.get_close_matches(name, sorted(set(known)), 1, 0.6)
     return f"did you mean `{found[0]}`?" if found else None
 
