@@ -103,7 +103,7 @@ class _Image:
         if magic != MAGIC:
             raise ArtifactError("mkfs.erofs made something else than an erofs image", where=NAME)
         self._block = 1 << bits
-        (self._meta,) = struct.unpack_from("<I", image, SUPER + 40)
+        self._meta: int = struct.unpack_from("<I", image, SUPER + 40)[0]
 
     def give(self, entries: dict[str, Entry]) -> None:
         """Write every path's mode, owner, time, device and attributes; raises ArtifactError where one is missing."""
@@ -136,7 +136,8 @@ class _Image:
         return entries[entry.link] if entry.kind == HARDLINK else entry
 
     def _offset(self, nid: int) -> int:
-        return self._meta * self._block + nid * 32
+        place: int = self._meta * self._block + nid * 32
+        return place
 
     def _settle(self, at: int, entry: Entry) -> None:
         layout, count, old = struct.unpack_from("<HHH", self._image, at)

@@ -15,7 +15,9 @@ BLOCK_SIZE = 131072
 def make_squashfs(bench: Bench) -> Made:
     """Write `rootfs.squashfs`, zstd; raises ArtifactError where sqfstar is missing or fails.
 
-    sqfstar leaves out the root folder of a tar archive, so its mode, owner and time are given apart.
+    sqfstar leaves out the root folder of a tar archive, so its mode and owner are given apart; its time is the epoch,
+    because 4.5.1 takes the clock's whatever -root-time says, and only SOURCE_DATE_EPOCH bounds that. It also takes the
+    owner from the process whatever -root-uid says: hence `as_root`.
     """
     path = bench.folder / NAME
     root = next((e for e in bench.entries() if not e.path), Entry("", DIR, 0o755, mtime=bench.epoch))
@@ -31,11 +33,11 @@ def make_squashfs(bench: Bench) -> Made:
         "-quiet", "-no-progress", "-exit-on-error", "-reproducible",
         "-comp", "zstd",  # at its default level, 15: sqfstar 4.5.1 reads no -Xcompression-level
         "-b", str(BLOCK_SIZE),
-        "-mkfs-time", str(bench.epoch),
-        "-root-time", str(root.mtime), "-root-mode", f"{root.mode:o}",
+        "-root-mode", f"{root.mode:o}",
         "-root-uid", str(root.uid), "-root-gid", str(root.gid),
         str(path),
     ]  # fmt: skip
-    bench.tools.run(sqfstar, arguments, stdin=bench.assembly.raw())
+    environ = {"SOURCE_DATE_EPOCH": str(bench.epoch)}
+    bench.tools.run(sqfstar, arguments, stdin=bench.assembly.raw(), environ=environ, as_root=True)
     path.chmod(0o644)
     return Made(kind="squashfs", name=NAME, size=path.stat().st_size, digest=oci(sha256_file(path)))

@@ -19,6 +19,7 @@ PACKAGES = {  # the Debian package that has a tool
     "mkfs.erofs": "erofs-utils",
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
+    "unshare": "util-linux",
 }
 
 
@@ -37,10 +38,11 @@ class Tools(Protocol):
         stdin: Iterable[bytes] = (),
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        as_root: bool = False,
     ) -> tuple[str, str]:
         """Run a tool to its end and return what it wrote on standard output and standard error.
 
-        environ: what it sees besides PATH, locale and time zone. Raises ArtifactError with the tool's own words where
+        environ: what it sees besides PATH, locale and time zone. as_root: it must see itself as user 0. Raises ArtifactError with the tool's own words where
         it fails.
         """
         ...
@@ -70,9 +72,12 @@ class HostTools:
         stdin: Iterable[bytes] = (),
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        as_root: bool = False,
     ) -> tuple[str, str]:
-        """See Tools.run."""
+        """See Tools.run; an ordinary user becomes user 0 of a user namespace."""
         command = [self.find(name), *arguments]
+        if as_root and os.geteuid() != 0:
+            command = [self.find("unshare"), "--user", "--map-root-user", *command]
         env = {"PATH": self._path, "LC_ALL": "C.UTF-8", "TZ": "UTC", **(environ or {})}
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=env, cwd=cwd)
@@ -93,7 +98,10 @@ class HostTools:
             err.seek(0)
             told = out.read().decode("utf-8", "backslashreplace"), err.read().decode("utf-8", "backslashreplace")
         if status:
-            raise ArtifactError(f"{name} failed with status {status}: {last_words(told[1] or told[0])}")
+            words = last_words(told[1] or told[0])
+            closed = as_root and words.startswith("unshare:")
+            hint = "user namespaces must be allowed here, or build as root; `mkroot doctor` tells" if closed else None
+            raise ArtifactError(f"{name} failed with status {status}: {words}", hint=hint)
         return told
 
 

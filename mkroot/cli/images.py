@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,15 +65,14 @@ def amount(size: int) -> str:
     """Return a number of bytes as people read it, in powers of 1,000 as Docker writes them."""
     if size < 1000:
         return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1000
-        if value < 1000:
-            break
-    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+    for power, unit in ((1, "kB"), (2, "MB"), (3, "GB")):
+        value = size / 1000**power
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+    return f"{value:.0f} {unit}"
 
 
-def print_table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
+def print_table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
     """Print rows in columns on standard output; those in `right` are aligned there."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
