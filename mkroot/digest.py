@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from typing import BinaryIO
+from io import BufferedIOBase, RawIOBase
 
 CHUNK = 1 << 20  # bytes read at a time
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -21,11 +21,11 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_stream(stream: BinaryIO) -> str:
+def sha256_stream(stream: RawIOBase | BufferedIOBase) -> str:
     """Return the SHA-256 of what is left to read in `stream`, as hexadecimal digits."""
     h = hashlib.sha256()
     buffer = memoryview(bytearray(CHUNK))
-    while n := stream.readinto(buffer):  # type: ignore[attr-defined]
+    while n := stream.readinto(buffer):
         h.update(buffer[:n])
     return h.hexdigest()
 
@@ -33,7 +33,7 @@ def sha256_stream(stream: BinaryIO) -> str:
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of the file at `path`; raises OSError."""
     with open(path, "rb", buffering=0) as f:
-        return sha256_stream(f)  # type: ignore[arg-type]
+        return sha256_stream(f)
 
 
 def oci(hex_digest: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import msgspec
 import mkroot
 from mkroot import locking, packages, rooting, unchanged
 from mkroot.archive import address
+from mkroot.archive.http import Http
+from mkroot.archive.inrelease import Policy
 from mkroot.archive.mirror import SECURITY
 from mkroot.artifact.manifest import Facts, PackageFacts
 from mkroot.digest import sha256
@@ -30,7 +33,7 @@ from mkroot.rootfs.identity import Identity
 from mkroot.rootfs.inputs import read_inputs
 from mkroot.rootfs.stage import Root
 from mkroot.rootfs.top import chown
-from mkroot.sources import Origin, local_packages, origin
+from mkroot.sources import Origin, dated, local_packages, origin
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
 from mkroot.store.unpack import Expected
@@ -168,6 +171,7 @@ def _root(
     progress: Progress,
 ) -> Rooted:
     date = source_date(environ)
+    place = _at_snapshot(layers.store, recipe, place, options, environ, progress)
     items = _items(layers.store, recipe, locked, place)
     scripts = recipe.configure == "scripts"
     if scripts and not identity.can_mount:
@@ -198,6 +202,20 @@ def _root(
     epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
     root, notes = rooting.finished(layers, identity, root, recipe, inside, epoch, progress)
     return Rooted(root=root, epoch=epoch, notes=notes)
+
+
+def _at_snapshot(
+    store: Store, recipe: Recipe, place: Origin, options: Options, environ: Mapping[str, str], progress: Progress
+) -> Origin:
+    """Return where a dated recipe's packages are fetched from; its live mirror still names apt's sources."""
+    if not recipe.snapshot:
+        return place
+    http = Http(environ, tell=progress.warn)
+    try:
+        policy = Policy(now=int(time.time()), offline=options.offline)
+        return dated(store, recipe, place, http=http, policy=policy, environ=environ)
+    finally:
+        http.close()
 
 
 _UPTO = {

@@ -85,6 +85,21 @@ def _further(source: RecipeSource, architectures: tuple[str, ...], keys: keyring
     )
 
 
+def dated(
+    store: Store, recipe: Recipe, found: Origin, *, http: Http, policy: Policy, environ: Mapping[str, str]
+) -> Origin:
+    """Return a recipe's archives as they were at its `snapshot`; as they are where it has none. Raises MirrorError.
+
+    Where the configuration names no pattern of dated copies, the live Release is asked for one.
+    """
+    if not recipe.snapshot:
+        return found
+    first = snapshot(
+        store, found.sources[0], str(recipe.snapshot), config=config.load(environ), http=http, policy=policy
+    )
+    return msgspec.structs.replace(found, sources=(first, *found.sources[1:]))
+
+
 class Archive(msgspec.Struct, frozen=True, kw_only=True):
     """What the archives have now. suites: what the lock keeps of each. local: the recipe's own .debs, parsed."""
 
@@ -107,11 +122,7 @@ def look(
 ) -> Archive:
     """Bring the store up to date with the archives and open their indices; raises MirrorError, TrustError."""
     policy = Policy(now=int(time.time()), offline=offline, allow_expired=allow_expired, not_before=not_before)
-    sources = found.sources
-    if recipe.snapshot:
-        settings = config.load(environ)
-        dated = snapshot(store, sources[0], recipe.snapshot, config=settings, http=http, policy=policy)
-        sources = (dated, *sources[1:])
+    sources = dated(store, recipe, found, http=http, policy=policy, environ=environ).sources
     fresh = refresh(store, sources, http=http, policy=policy, progress=lambda item: progress.advance(1, item))
     return Archive(
         universe=ArchiveUniverse(store, fresh.indices),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -145,20 +145,14 @@ class Assembly:
             return [self._time(nodes[p].entry) for p in sorted(nodes) if nodes[p].entry.kind == DIR]
         if not group.rest:
             return self._own_folders(group.layers)
-        shown: dict[str, Entry] = {}
-        tops = set(group.layers)
-        for other in self._below(tops):
-            shown.update((e.path, e) for e in self._own_folders(other))
-        needed = {p for index in tops for path in self._keep[index] for p in _above(path)}
+        below = tuple(i for i in range(len(self.tree.layers)) if i not in group.layers)
+        shown = {e.path: e for e in self._own_folders(below)}
+        needed = {p for index in group.layers for path in self._keep[index] for p in _above(path)}
         return [
             entry
             for p in sorted(nodes)
             if nodes[p].entry.kind == DIR and ((entry := self._time(nodes[p].entry)) != shown.get(p) or p in needed)
         ]
-
-    def _below(self, tops: set[int]) -> list[tuple[int, ...]]:
-        """Return the layers that stand below `tops`, one tuple for all: their folders as the last group shows them."""
-        return [tuple(i for i in range(len(self.tree.layers)) if i not in tops)]
 
     def _own_folders(self, layers: tuple[int, ...]) -> list[Entry]:
         """Return the folders that these packages bring, the first one's word for each: nothing of other layers."""
@@ -306,36 +300,33 @@ def _write_plain(out: BinaryIO, raws: Iterator[bytes]) -> Blob:
 
 
 def _write_single(out: BinaryIO, codec: str, raws: Iterator[bytes]) -> Blob:
+    """Write one compressed stream. gzip holds the whole tar in memory, for libdeflate has no streaming form."""
     plain, packed = hashlib.sha256(), hashlib.sha256()
     raw_size = size = 0
-    finish: Callable[[], bytes]
+
+    def seen() -> Iterator[bytes]:
+        nonlocal raw_size
+        for raw in raws:
+            plain.update(raw)
+            raw_size += len(raw)
+            yield raw
+
+    for data in _one_stream(codec, seen()):
+        packed.update(data)
+        size += out.write(data)
+    return Blob("sha256:" + packed.hexdigest(), size, "sha256:" + plain.hexdigest(), raw_size)
+
+
+def _one_stream(codec: str, raws: Iterator[bytes]) -> Iterator[bytes]:
     if codec == "zstd":
         import zstandard
 
         stream = zstandard.ZstdCompressor(level=3).compressobj()
-        pack, finish = stream.compress, stream.flush
+        for raw in raws:
+            yield stream.compress(raw)
+        yield stream.flush()
     else:
-        import deflate
-
-        held: list[bytes] = []
-
-        def pack(data: bytes) -> bytes:
-            held.append(data)
-            return b""
-
-        def finish() -> bytes:
-            return bytes(deflate.gzip_compress(b"".join(held), 6))
-
-    for raw in raws:
-        plain.update(raw)
-        raw_size += len(raw)
-        data = pack(raw)
-        packed.update(data)
-        size += out.write(data)
-    data = finish()
-    packed.update(data)
-    size += out.write(data)
-    return Blob("sha256:" + packed.hexdigest(), size, "sha256:" + plain.hexdigest(), raw_size)
+        yield compressor(codec)(b"".join(raws))
 
 
 def _above(path: str) -> Iterator[str]:

@@ -281,8 +281,8 @@ def top_of(before: Tree, after: Tree, key: str, name: str, origins: dict[str, st
     key: the layer's key in the store. origins: which part of the recipe wrote each path.
     """
     entries, contents = after.written()
-    gone = [p for p in before.nodes if p not in after.nodes]
-    removed = [p for p in gone if parent(p) not in gone or parent(p) in after.nodes]
+    gone = {p for p in before.nodes if p not in after.nodes}
+    removed = [p for p in gone if parent(p) not in gone]
     builder = FrameBuilder()
     chunks = [builder.add(e, contents.get(e.path, b"")) for e in entries]
     layer = Layer(key=key, name=name, entries=tuple(builder.entries), removed=tuple(sorted(removed)), origins=origins)
