@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.cli.failure import tell_error
     from mkroot.cli.terminal import make_progress, print_json
     from mkroot.errors import MkrootError
+    from mkroot.store.prune import using
+    from mkroot.store.store import Store, default_root
 
     options = options_of(
         args,
@@ -61,12 +63,13 @@ def run(args: argparse.Namespace) -> int:
     progress = make_progress()
     built: list[tuple[str, Built]] = []
     failed: list[tuple[str, MkrootError]] = []
-    for recipe in args.recipes:
-        try:
-            built += _build(recipe, options, progress, identity, quiet=args.json, heading=len(args.recipes) > 1)
-        except MkrootError as e:
-            failed.append((recipe, e))
-            tell_error(e)
+    with using(Store(default_root(dict(os.environ)))):
+        for recipe in args.recipes:
+            try:
+                built += _build(recipe, options, progress, identity, quiet=args.json, heading=len(args.recipes) > 1)
+            except MkrootError as e:
+                failed.append((recipe, e))
+                tell_error(e)
     if args.json:
         print_json({"builds": [_described(r, b) for r, b in built], "failed": [_failure(r, e) for r, e in failed]})
     elif len(args.recipes) > 1:

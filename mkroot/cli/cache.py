@@ -1,0 +1,172 @@
+"""`mkroot cache`: list, measure, prune or verify the store."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mkroot.store.prune import Item
+    from mkroot.store.store import Store
+    from mkroot.store.verify import Checked
+
+DAY = 24 * 3600
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "cache",
+        help="list, measure, prune or verify the store",
+        description="Look after the store, MKROOT_STORE: packages, unpacked layers, stages and images.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="list|size|prune|verify", required=True)
+    one = actions.add_parser("list", help="list every entry", description="List every entry: kind, key, size.")
+    one.add_argument("kind", nargs="?", metavar="KIND", help="only entries of this kind")
+    one.set_defaults(run=run_list)
+    two = actions.add_parser(
+        "size", help="tell what each kind of entry takes", description="Tell what the store takes."
+    )
+    two.set_defaults(run=run_size)
+    three = actions.add_parser(
+        "prune",
+        help="remove what was not used for a while",
+        description="Remove entries that no build has used for some days, blobs of images without a tag, and "
+        "unfinished work. What is removed is fetched or made again when a build needs it. Tagged images stay.",
+    )
+    three.add_argument("--days", type=float, default=30, metavar="N", help="unused for so many days (default: 30)")
+    three.add_argument("--all", action="store_true", help="everything but tagged images, however recently used")
+    three.add_argument("--dry-run", action="store_true", help="tell what would go, and leave it")
+    three.set_defaults(run=run_prune)
+    four = actions.add_parser(
+        "verify",
+        help="check every entry's digest, and mend what is damaged",
+        description="Read every entry and compare it with its digest. Damaged ones are removed, so that the next "
+        "build fetches or makes them again; an image with a damaged blob loses its tags.",
+    )
+    four.add_argument("--dry-run", action="store_true", help="tell what is damaged, and leave it")
+    four.set_defaults(run=run_verify)
+    for each in (one, two, three, four):
+        each.add_argument("--json", action="store_true", help="print JSON on standard output")
+
+
+def _store(own_files: bool) -> Store:
+    """Return the store; with `own_files` in the namespace in which a user's unpacked trees can be read and removed."""
+    if own_files:
+        from mkroot.rootfs.identity import assume
+
+        assume()
+    from mkroot.store.store import Store, default_root
+
+    return Store(default_root(dict(os.environ)))
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """List the entries; always 0."""
+    from mkroot.cli.terminal import amount, print_json, table
+    from mkroot.store.prune import items
+
+    found = [i for i in items(_store(True)) if not args.kind or i.kind.partition("-")[0] == args.kind.partition("-")[0]]
+    if args.json:
+        print_json([_described(item) for item in found])
+    else:
+        sys.stdout.write(table([(i.kind, i.key, amount(i.size)) for i in found], right=(2,)))
+    return 0
+
+
+def _described(item: Item) -> dict[str, object]:
+    return {"kind": item.kind, "key": item.key, "size": item.size, "used": int(item.used)}
+
+
+def run_size(args: argparse.Namespace) -> int:
+    """Tell the sizes; always 0."""
+    from mkroot.cli.terminal import amount, plural, print_json, table
+    from mkroot.store.prune import usage
+
+    store = _store(True)
+    rows = usage(store)
+    total = sum(row.size for row in rows)
+    if args.json:
+        kinds = [{"kind": r.kind, "entries": r.entries, "size": r.size} for r in rows]
+        print_json({"store": str(store.root), "size": total, "kinds": kinds})
+        return 0
+    lines = [(amount(r.size), r.kind, plural(r.entries, "entry").replace("entrys", "entries"), r.about) for r in rows]
+    sys.stdout.write(table([*lines, (amount(total), "in all", "", str(store.root))], right=(0,)))
+    return 0
+
+
+def run_prune(args: argparse.Namespace) -> int:
+    """Prune; always 0."""
+    import time
+
+    from mkroot.cli.terminal import amount, print_json
+    from mkroot.errors import UsageError
+    from mkroot.oci.store import ImageStore
+    from mkroot.store.prune import prune
+
+    if not 0 <= args.days < 100_000:
+        raise UsageError("`--days` is not a number of days")
+    store = _store(True)
+    now = time.time()
+    before = float("inf") if args.all else now - args.days * DAY
+    gone = prune(store, before=before, now=now + (2 * DAY if args.all else 0), dry=args.dry_run)
+    blobs = 0 if args.dry_run or not (store.root / "oci").exists() else ImageStore(store).collect()
+    size = sum(item.size for item in gone) + blobs
+    if args.json:
+        print_json({"entries": [_described(item) for item in gone], "size": size, "removed": not args.dry_run})
+        return 0
+    sys.stdout.write("".join(f"{item.kind} {item.key}\n" for item in gone if args.dry_run))
+    sys.stdout.flush()
+    verb = "would go" if args.dry_run else "removed"
+    sys.stderr.write(f"{len(gone)} entries, {amount(size)} {verb}\n")
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Verify; 0, or 1 where something is damaged, mended or not."""
+    from mkroot.cli.terminal import labelled, print_json
+    from mkroot.store.verify import mend, verify
+
+    store = _store(True)
+    count = 0
+    damaged: list[Checked] = []
+    for checked in verify(store):
+        count += 1
+        if checked.fault:
+            damaged.append(checked)
+            if not args.json:
+                sys.stderr.write(labelled("error", f"{checked.item.path}: {checked.fault}"))
+    if not args.dry_run:
+        for checked in damaged:
+            mend(store, checked)
+        _untag(store, [c.item.key for c in damaged if c.item.kind == "oci"])
+    if args.json:
+        faults = [{**_described(c.item), "path": str(c.item.path), "fault": c.fault} for c in damaged]
+        print_json({"entries": count, "damaged": faults, "mended": bool(damaged) and not args.dry_run})
+    elif damaged and not args.dry_run:
+        sys.stderr.write(f"{count} entries, {len(damaged)} damaged and removed; the next build makes them again\n")
+    else:
+        sys.stderr.write(f"{count} entries, {len(damaged)} damaged\n")
+    return 1 if damaged else 0
+
+
+def _untag(store: Store, blobs: list[str]) -> None:
+    """Take the tags off images whose blobs are gone: another build of their recipe makes them again."""
+    if not blobs:
+        return
+    from mkroot.cli.terminal import labelled
+    from mkroot.errors import MkrootError
+    from mkroot.oci.store import ImageStore
+    from mkroot.oci.validate import verify
+
+    images = ImageStore(store)
+    layout = images.layout()
+    for descriptor in layout.index().manifests:
+        try:
+            verify(layout, descriptor)
+        except MkrootError:
+            names = ", ".join(images.references(descriptor.digest))
+            sys.stderr.write(labelled("warning", f"the image {names or descriptor.digest} is gone"))
+            images.remove(descriptor.digest)
