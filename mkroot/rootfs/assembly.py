@@ -26,7 +26,7 @@ from mkroot.tar.write import END, header
 class Blob(msgspec.Struct, frozen=True):
     """A tar stream that was written.
 
-    digest: `sha256:…` of the bytes written. size: bytes. diff_id: `sha256:…` of the uncompressed stream. raw: its bytes.
+    digest: `sha256:…` of the bytes written. size: bytes. diff_id: that of the uncompressed stream. raw: its bytes.
     """
 
     digest: str
