@@ -88,6 +88,11 @@ def prctl(option: int, argument: int = 0, third: int = 0) -> int:
     return _check(_libc.prctl(ctypes.c_int(option), *rest))
 
 
+def set_name(name: bytes) -> None:
+    """Set the name that /proc/PID/comm shows of this thread, up to 15 bytes; raises OSError."""
+    _check(_libc.prctl(ctypes.c_int(15), ctypes.c_char_p(name), *[ctypes.c_ulong(0)] * 3))  # PR_SET_NAME
+
+
 def sethostname(name: str) -> None:
     """Set the host name of this UTS namespace; raises OSError."""
     raw = os.fsencode(name)
@@ -117,6 +122,11 @@ def move_mount(fd: int, target: str) -> None:
 def pidfd_open(pid: int) -> int:
     """Return a descriptor that becomes readable when the process ends (Linux 5.3); raises OSError."""
     return _call(_PIDFD_OPEN, pid, 0)
+
+
+def seccomp(number: int, operation: int, flags: int, program: int) -> int:
+    """seccomp(2), whose number differs by architecture; `program` is an address; raises OSError."""
+    return _call(number, operation, flags, program)
 
 
 def close_from(first: int) -> None:
@@ -172,6 +182,11 @@ def open_beneath(at: int, path: str, flags: int, mode: int = 0) -> int:
         if e.errno not in (errno.ENOSYS, errno.EPERM):  # a container's seccomp filter may answer EPERM
             raise
     return _open_stepwise(at, path, flags, mode)
+
+
+def open_in_root(at: int, path: str, flags: int) -> int:
+    """Open `path` as it is found by a process whose root is the folder `at` (openat2); raises OSError."""
+    return _openat2(at, path, flags, 0, RESOLVE_IN_ROOT)
 
 
 def _open_stepwise(at: int, path: str, flags: int, mode: int) -> int:

@@ -22,6 +22,7 @@ import msgspec
 from mkroot.errors import SandboxError
 from mkroot.rootfs import linux, sandbox_init
 from mkroot.rootfs.identity import SINGLE, Identity
+from mkroot.rootfs.owners import Owners
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OUTPUT = 1 << 20  # bytes of a command's output that are kept, the last ones
@@ -122,6 +123,7 @@ class Sandbox:
         self._pid = 0
         self._control: socket.socket | None = None
         self._created: list[str] = []
+        self._owners: Owners | None = None
         self._busy = threading.Lock()
 
     # ---- start and end
@@ -162,7 +164,17 @@ class Sandbox:
             os.kill(self._pid, signal.SIGKILL)  # the kernel kills the whole PID namespace with its process 1
             os.waitpid(self._pid, 0)  # and that returns when all of them are gone
             self._pid = 0
+        if self._owners is not None:
+            self._owners.close()
         self._remove_created()
+
+    def owners(self) -> dict[str, tuple[int, int]]:
+        """Return whom files would belong to that cannot say so themselves, for `read_upper`; by path.
+
+        Empty but for an identity with a single id. There, what scripts see with stat is root's, and a process that
+        changes its user stays root.
+        """
+        return dict(self._owners.by_path) if self._owners is not None else {}
 
     def _spawn(self, theirs: socket.socket) -> None:
         """Start process 1 of a new PID namespace.
@@ -233,7 +245,9 @@ class Sandbox:
 
     def _receive(self) -> list[str]:
         assert self._control is not None
-        data = self._control.recv(sandbox_init.MESSAGE)
+        data, fds, _, _ = socket.recv_fds(self._control, sandbox_init.MESSAGE, 1)
+        if fds:
+            self._owners = Owners(fds[0])
         if not data:
             raise SandboxError("the sandbox ended before it was ready", where=str(self.root))
         return data.decode("utf-8", "surrogateescape").split("\0")
@@ -258,19 +272,22 @@ class Sandbox:
             return
         at = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for path in reversed(created):
+            for line in reversed(created):
+                before, after, path = line.split(" ", 2)
                 folder, _, name = path.strip("/").rpartition("/")
                 try:
                     parent = linux.open_beneath(at, folder, os.O_RDONLY | os.O_DIRECTORY)
                 except OSError:
-                    continue
+                    continue  # a script took the folder away
                 try:
-                    times = os.fstat(parent)
-                    if path.count("/") == 1 and not name.endswith(".conf"):
+                    now = os.fstat(parent)
+                    if os.path.basename(path) in ("dev", "proc", "sys"):
                         os.rmdir(name, dir_fd=parent)
                     else:
                         os.unlink(name, dir_fd=parent)
-                    os.utime(parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+                    # A folder that a script changed meanwhile keeps the time of that.
+                    mtime = int(before) if now.st_mtime_ns == int(after) else now.st_mtime_ns
+                    os.utime(parent, ns=(now.st_atime_ns, mtime))
                 except OSError:
                     pass  # a script put something of its own there
                 finally:

@@ -16,8 +16,9 @@ import marshal
 import os
 import resource
 import select
+import sys
 
-from mkroot.rootfs import linux
+from mkroot.rootfs import linux, seccomp
 
 CONTROL, ALIVE = 3, 4  # descriptors given: the socket to mkroot; a pidfd of mkroot, where the kernel has such
 MESSAGE = 1 << 18  # bytes of a message at most
@@ -45,7 +46,8 @@ _PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 class Setup:
     """Makes the sandbox around this process.
 
-    created: what had to be made in the root to mount upon, as paths; mkroot removes it when the sandbox has ended.
+    created: what had to be made in the root to mount upon, each as the folder's mtime before and after (nanoseconds)
+    and the path; mkroot removes it when the sandbox has ended.
     limits: what this host did not give.
     """
 
@@ -54,6 +56,7 @@ class Setup:
         self.network = bool(config["network"])
         self.sysfs = bool(config["sysfs"])
         self.hostname = str(config["hostname"])
+        self.single = bool(config["single"])
         files = config["files"]
         assert isinstance(files, list)
         self.files: list[tuple[str, bytes, int, bool]] = files
@@ -89,14 +92,19 @@ class Setup:
         if not self.network:
             _loopback_up()
 
+    def _made(self, path: str, folder: str, before: int) -> None:
+        """Note what was made, with the time of its folder before and after."""
+        self.created.append(f"{before} {os.stat(folder).st_mtime_ns} {path}")
+
     def _enter(self, name: str) -> None:
         """Go into a folder of the root, making it where it is missing; never through a symlink."""
         os.fchdir(self._at)
         try:
             fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
+            before = os.stat(".").st_mtime_ns
             os.mkdir(name, 0o755)
-            self.created.append("/" + name)
+            self._made("/" + name, ".", before)
             fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         os.fchdir(fd)
         os.close(fd)
@@ -170,8 +178,9 @@ class Setup:
         elif not make or os.path.lexists(target) or not os.path.isdir(os.path.dirname(target)):
             return
         else:
+            before = os.stat(os.path.dirname(target)).st_mtime_ns
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-            self.created.append(target)
+            self._made(target, os.path.dirname(target), before)
         source = f"{STAGING}/file"
         fd = os.open(source, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
         os.write(fd, content)
@@ -194,6 +203,7 @@ def _loopback_up() -> None:
 
 def _forget_command_line() -> None:
     """Overwrite this process's own arguments: /proc/1/cmdline would tell where mkroot lies on the host."""
+    linux.set_name(b"mkroot")
     try:
         with open("/proc/self/stat", "rb") as f:
             fields = f.read().rpartition(b") ")[2].split()
@@ -336,7 +346,7 @@ class Server:
         fds: list[int] = []
         for _, kind, raw in extra:
             if kind == _socket.SCM_RIGHTS:
-                fds += [int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw) // 4 * 4, 4)]
+                fds += [int.from_bytes(raw[i : i + 4], sys.byteorder) for i in range(0, len(raw) // 4 * 4, 4)]
         request = marshal.loads(data)
         self._report, report = os.pipe()
         self._main = os.fork()
@@ -396,7 +406,22 @@ def main() -> None:
         names = "\0".join(setup.created)
         control.send(f"fail\0{e.errno}\0{e.strerror}: {e.filename or ''}\0{names}".encode("utf-8", "surrogateescape"))
         return
+    listener: list[int] = []
+    if setup.single:
+        try:
+            listener.append(seccomp.install(notify=True))
+        except OSError:
+            setup.limits.append(
+                "owners other than root are not recorded, for seccomp user notification is not to be had"
+            )
+            try:
+                seccomp.install(notify=False)
+            except OSError:
+                setup.limits[-1] = "nothing can be given to another owner than root, for seccomp is not to be had"
     answer = ["ready", str(len(setup.created)), *setup.created, *setup.limits]
-    control.send("\0".join(answer).encode("utf-8", "surrogateescape"))
+    extra = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder)) for fd in listener]
+    control.sendmsg(["\0".join(answer).encode("utf-8", "surrogateescape")], extra)
+    for fd in listener:
+        os.close(fd)
     control.close()
     Server().serve()
