@@ -1,26 +1,45 @@
-"""What commands read from a recipe's lock."""
+"""The packages that a build of a recipe would take: its lock's, or what the archives have now."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mkroot.build import Options
     from mkroot.recipe.model import Recipe
-    from mkroot.resolve.lock import Lock
+    from mkroot.resolve.lock import LockedRoot
 
 
-def opened(recipe: str, options: Options) -> tuple[Recipe, Lock]:
-    """Return a recipe and its lock, which must be there and fit; raises Faults, LockError."""
-    from mkroot.build import open_recipe
+def roots(
+    recipe: str, options: Options, environ: Mapping[str, str]
+) -> tuple[Recipe, dict[str, LockedRoot], tuple[str, ...]]:
+    """Return the recipe, the packages by architecture and the resolver's notes, as a build would take them.
+
+    `options.lock` says whether there must be a lock ("locked"), whether one is used where it fits ("auto"), or not
+    ("none"). A lock that does not fit is said aloud, for a build would refuse it. Raises MkrootError.
+    """
+    from mkroot.build import open_recipe, plan
+    from mkroot.cli.terminal import labelled, make_progress
     from mkroot.errors import LockError
     from mkroot.locking import check_fresh, lock_path, read_lock
+    from mkroot.resolve.lock import lock_root
 
     wanted = open_recipe(recipe, options)
-    path = lock_path(recipe)
+    path = None if options.lock == "none" else lock_path(recipe)
     lock = read_lock(path) if path is not None else None
-    if lock is None or path is None:
+    if lock is not None and path is not None:
+        try:
+            check_fresh(lock, wanted, recipe, path)
+            return wanted, {a: lock.root(a) for a in wanted.arch}, ()
+        except LockError as e:
+            if options.lock == "locked":
+                raise
+            sys.stderr.write(labelled("warning", f"{path}: {e.what}; shown is what the archives have"))
+    elif options.lock == "locked":
         where = "standard input" if path is None else str(path)
         raise LockError("there is no lock", where=where, hint=f"run `mkroot lock {recipe}`")
-    check_fresh(lock, wanted, recipe, path)
-    return wanted, lock
+    wanted, found = plan(recipe, options, environ, make_progress(quiet=True))
+    notes = tuple(dict.fromkeys(note for f in found.values() for note in f.resolution.notes))
+    return wanted, {a: lock_root(f.resolution) for a, f in found.items()}, notes

@@ -18,34 +18,25 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "plan",
         help="show what a build would install",
-        description="Ask the archives what a build without a lock would install, and show each package with its "
-        "reason. Nothing is built, and no lock is written.",
+        description="Show each package that a build would install, with its reason: what the recipe's lock has, or "
+        "else what the archives have now. Nothing is built, and no lock is written.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe's file; - is standard input")
-    parser.add_argument("--locked", action="store_true", help="show what the recipe's lock has; ask no archive")
+    lock = parser.add_mutually_exclusive_group()
+    lock.add_argument("--locked", action="store_true", help="it is an error where there is no lock, or a stale one")
+    lock.add_argument("--no-lock", action="store_true", help="show what the archives have, whatever the lock says")
     add_recipe_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the plan; always 0."""
-    from mkroot.build import plan
-    from mkroot.cli.terminal import make_progress, print_json
+    from mkroot.cli.locked import roots as planned
+    from mkroot.cli.terminal import print_json
     from mkroot.locking import check_limits
-    from mkroot.resolve.lock import LockedRoot, lock_root
 
-    options = options_of(args)
-    roots: dict[str, LockedRoot]
-    notes: tuple[str, ...] = ()
-    if args.locked:
-        from mkroot.cli.locked import opened
-
-        recipe, lock = opened(args.recipe, options)
-        roots = {a: lock.root(a) for a in recipe.arch}
-    else:
-        recipe, found = plan(args.recipe, options, os.environ, make_progress(quiet=True))
-        roots = {a: lock_root(f.resolution) for a, f in found.items()}
-        notes = tuple(dict.fromkeys(note for f in found.values() for note in f.resolution.notes))
+    how = "locked" if args.locked else "none" if args.no_lock else "auto"
+    recipe, roots, notes = planned(args.recipe, options_of(args, lock=how), os.environ)
     packages = [p for root in roots.values() for p in (*root.packages, *root.beside)]
     installed = [p for root in roots.values() for p in root.packages]
     if args.json:
