@@ -28,7 +28,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 def keep(store: Store, digests: Iterable[str], root: Root, *, scripts: bool, lock: Lock) -> None:
     """Keep what a root was made of. digests: `sha256:…` of its tree (`Manifest.tree`) and of images made from it."""
     record = Record(
-        architecture=root.architecture,
+        architecture=str(root.architecture),
         scripts=scripts,
         layers=tuple(layer.key for layer in root.tree.layers),
         lock=lock.encode(),

@@ -12,7 +12,6 @@ from mkroot.cli.options import add_recipe_options, options_of
 
 if TYPE_CHECKING:
     from mkroot.build import Built, Options
-    from mkroot.errors import MkrootError
     from mkroot.progress import Progress
     from mkroot.rootfs.identity import Identity
 
@@ -46,9 +45,8 @@ def run(args: argparse.Namespace) -> int:
     identity = assume()  # first: it may fork, and must not find threads or half-written output
     from pathlib import Path
 
-    from mkroot.cli.failure import tell_error
+    from mkroot.cli.failure import tell
     from mkroot.cli.terminal import make_progress, print_json
-    from mkroot.errors import MkrootError
     from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
 
@@ -62,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
     )
     progress = make_progress()
     built: list[tuple[str, Built]] = []
-    failed: list[tuple[str, MkrootError]] = []
+    failed: list[tuple[str, Exception]] = []
     with using(Store(default_root(dict(os.environ)))):
         for recipe in args.recipes:
             try:
                 built += _build(recipe, options, progress, identity, quiet=args.json, heading=len(args.recipes) > 1)
-            except MkrootError as e:
+            except Exception as e:  # one recipe's failure, a fault of mkroot included, does not hide the others
+                tell(e)
                 failed.append((recipe, e))
-                tell_error(e)
     if args.json:
         print_json({"builds": [_described(r, b) for r, b in built], "failed": [_failure(r, e) for r, e in failed]})
     elif len(args.recipes) > 1:
@@ -128,7 +126,7 @@ def _tell(built: Built) -> None:
     sys.stdout.flush()
 
 
-def _tally(recipes: list[str], failed: list[tuple[str, MkrootError]]) -> str:
+def _tally(recipes: list[str], failed: list[tuple[str, Exception]]) -> str:
     from mkroot.cli.terminal import plural
 
     good = len(recipes) - len(failed)
@@ -142,8 +140,9 @@ def _described(recipe: str, built: Built) -> dict[str, object]:
     return {"recipe": recipe, **msgspec.to_builtins(built)}
 
 
-def _failure(recipe: str, error: MkrootError) -> dict[str, object]:
-    from mkroot.errors import Faults
+def _failure(recipe: str, error: Exception) -> dict[str, object]:
+    from mkroot.errors import Faults, MkrootError
 
     faults = error.faults if isinstance(error, Faults) else (error,)
-    return {"recipe": recipe, "errors": [{"what": f.what, "where": f.where, "hint": f.hint} for f in faults]}
+    known = [{"what": f.what, "where": f.where, "hint": f.hint} for f in faults if isinstance(f, MkrootError)]
+    return {"recipe": recipe, "errors": known or [{"what": str(error), "where": None, "hint": None}]}
