@@ -34,6 +34,7 @@ def output_folder(out: Path, name: str, architecture: str) -> Iterator[Path]:
     written, or is something else than an output of mkroot.
     """
     target = target_folder(out, name, architecture)
+    out = out.absolute()  # a tool may run in another folder
     prefix = f".{name.replace('/', '-')}.{architecture}.new"
     with told(target):
         _refuse_foreign(target)
@@ -49,8 +50,9 @@ def output_folder(out: Path, name: str, architecture: str) -> Iterator[Path]:
             fresh.mkdir()
             fresh.chmod(0o755)
             yield fresh
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _swap(fresh, target, aside / "old")
+            place = target_folder(out, name, architecture)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _swap(fresh, place, aside / "old")
     finally:
         remove(aside)
         if lock >= 0:

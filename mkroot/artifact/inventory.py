@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -226,7 +227,13 @@ def _on_disk(root: Path, path: str) -> Entry:
     more = ((stat.S_ISBLK, BLOCK), (stat.S_ISFIFO, FIFO))
     kind = next((k for test, k in (*kinds, *more) if test(s.st_mode)), SOCKET)
     xattrs = {}
-    for name in os.listxattr(place, follow_symlinks=False):
+    try:
+        names = os.listxattr(place, follow_symlinks=False)
+    except OSError as e:
+        if e.errno != errno.ENOTSUP:  # a file system without any
+            raise
+        names = []
+    for name in sorted(names):
         if not name.startswith(("security.selinux", "user.overlay.", "trusted.overlay.", "system.posix_acl")):
             xattrs[name] = os.getxattr(place, name, follow_symlinks=False)
     device = (os.major(s.st_rdev), os.minor(s.st_rdev)) if kind in (CHAR, BLOCK) else (0, 0)

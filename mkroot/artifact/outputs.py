@@ -90,15 +90,14 @@ class Outputs(Struct, frozen=True, kw_only=True):
 
 def tree_digest(entries: Sequence[Entry]) -> str:
     """Return `sha256:…` over what a tree says of its members: names, kinds, modes, owners, times, contents."""
-    h = hashlib.sha256(b"mkroot tree 1\n")
+    lines = ["mkroot tree 1"]
     for e in entries:
-        attributes = ",".join(f"{k}={e.xattrs[k].hex()}" for k in sorted(e.xattrs))
-        line = (
+        attributes = ",".join(f"{k}={e.xattrs[k].hex()}" for k in sorted(e.xattrs)) if e.xattrs else ""
+        lines.append(
             f"{e.kind} {e.mode:o} {e.uid}:{e.gid} {e.mtime} {e.size} {e.device[0]}:{e.device[1]} "
-            f"{e.sha256} {attributes}\0{e.path}\0{e.link}\n"
+            f"{e.sha256} {attributes}\0{e.path}\0{e.link}"
         )
-        h.update(line.encode("utf-8", "surrogateescape"))
-    return "sha256:" + h.hexdigest()
+    return "sha256:" + hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def write_outputs(

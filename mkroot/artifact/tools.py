@@ -42,8 +42,8 @@ class Tools(Protocol):
     ) -> tuple[str, str]:
         """Run a tool to its end and return what it wrote on standard output and standard error.
 
-        environ: what it sees besides PATH, locale and time zone. as_root: it must see itself as user 0. Raises ArtifactError with the tool's own words where
-        it fails.
+        environ: what it sees besides PATH, locale and time zone. as_root: it must see itself as user 0.
+        Raises ArtifactError with the tool's own words where it fails.
         """
         ...
 

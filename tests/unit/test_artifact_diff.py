@@ -145,8 +145,8 @@ def lock(path: Path, *packages: tuple[str, str]) -> Path:
     rows = tuple(
         LockedPackage(
             name=name, version=version, architecture="amd64", source=name, source_version=version,
-            sha256="ab" * 32, size=5, installed_size=2, path="pool/x.deb", origin="debian", suite="trixie", component="main",
-            stage="variant", why="priority",
+            sha256="ab" * 32, size=5, installed_size=2, path="pool/x.deb", origin="debian", suite="trixie",
+            component="main", stage="variant", why="priority",
         )
         for name, version in packages
     )  # fmt: skip

@@ -120,6 +120,16 @@ def test_the_manifest_tells_size_and_digest_of_every_artifact(tmp_path: Path) ->
     assert os.listdir(tmp_path / "out") == ["box"], "something is left beside the output"
 
 
+def test_an_output_folder_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted("sqfstar", "mkfs.erofs", "mke2fs", "debugfs")
+    first = made(tmp_path, *NAMES)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    root = small_root(tmp_path / "store")
+    second = write_outputs(root, FACTS, Path("out"), tuple(NAMES), makers())
+    assert second.folder == Path("out/box/amd64") and second.manifest == first.manifest
+
+
 @needs_root
 def test_the_same_bytes_for_any_user_umask_zone_and_path(open_path: Path) -> None:
     wanted("sqfstar", "mkfs.erofs", "mke2fs", "debugfs")
