@@ -53,7 +53,7 @@ class Identity:
 
     @property
     def namespaced(self) -> bool:
-        """Whether this process lives in a user namespace that mkroot made."""
+        """Whether this process lives in a user namespace, so that overlayfs needs `userxattr`."""
         return self.kind in (MAPPED, SINGLE)
 
     def can_chown(self, uid: int, gid: int) -> bool:
@@ -82,10 +82,22 @@ def assume() -> Identity:
         try:
             linux.unshare(linux.CLONE_NEWNS)
             _make_private()
-            return Identity(ROOT, "root", uids=EVERY, gids=EVERY)
+            return _root_identity()
         except OSError:
             pass  # a container's seccomp filter or security module; a user namespace may still do
     return _enter_user_namespace(root)
+
+
+def _root_identity() -> Identity:
+    """Return what root is here: of the host, or of a user namespace that somebody else made."""
+    uids, gids = _rows("/proc/self/uid_map"), _rows("/proc/self/gid_map")
+    if uids == gids == EVERY:
+        return Identity(ROOT, "root", uids=uids, gids=gids)
+    if uids[0][2] > 1 or len(uids) > 1:
+        return Identity(MAPPED, "u" + "-".join(f"{first}x{count}" for _, first, count in uids), uids=uids, gids=gids)
+    reason = "this user namespace was made with one id"
+    hint = "start mkroot as an ordinary user outside of it, or make it with several (`unshare --map-auto`)"
+    return Identity(SINGLE, f"s{uids[0][1]}", uids=uids, gids=gids, reason=reason, hint=hint)
 
 
 def _make_private() -> None:
@@ -130,11 +142,16 @@ def _spread(own: int, ranges: list[tuple[int, int]]) -> tuple[Range, ...]:
     return tuple(lines)
 
 
-def _visible(file: str) -> tuple[Range, ...]:
-    """Return an identity map of the ids that exist in this namespace, from /proc/self/uid_map or gid_map."""
+def _rows(file: str) -> tuple[Range, ...]:
+    """Return the lines of /proc/self/uid_map or gid_map."""
     with open(file, encoding="ascii") as lines:
-        rows = [tuple(map(int, line.split())) for line in lines]
-    return tuple((row[0], row[0], row[2]) for row in rows)
+        rows = [[int(word) for word in line.split()] for line in lines]
+    return tuple((inside, outside, count) for inside, outside, count in rows)
+
+
+def _visible(file: str) -> tuple[Range, ...]:
+    """Return a map of the ids that exist in this namespace onto themselves."""
+    return tuple((inside, inside, count) for inside, _, count in _rows(file))
 
 
 class _Plan:
