@@ -130,6 +130,21 @@ def test_stopping_stops_both_and_going_on_goes_on(kind: str) -> None:
         assert process.wait(5) == 0
 
 
+def test_root_of_a_namespace_that_somebody_else_made() -> None:
+    code = """
+import subprocess
+child = [sys.executable, '-c', "from mkroot.rootfs import identity; i = identity.assume();"
+         "print(i.kind, i.namespaced, i.can_chown(33, 33), i.can_chown(0, 0))"]
+def inside():
+    linux.unshare(linux.CLONE_NEWUSER)
+    Path('/proc/self/uid_map').write_text('0 0 1')
+    Path('/proc/self/setgroups').write_text('deny')
+    Path('/proc/self/gid_map').write_text('0 0 1')
+emit(out=subprocess.run(child, stdout=-1, preexec_fn=inside, check=True).stdout.decode().split())
+"""
+    assert run("user", code)["out"] == ["single", "True", "False", "True"]
+
+
 def test_threads_forbid_it() -> None:
     code = "import threading\nthreading.Thread(target=time.sleep, args=(5,), daemon=True).start()\n"
     code += "try:\n    identities.assume()\nexcept RuntimeError as e:\n    emit(fault=str(e))\n"
