@@ -39,13 +39,9 @@ def output_folder(out: Path, name: str, architecture: str) -> Iterator[Path]:
     with told(target):
         _refuse_foreign(target)
         out.mkdir(parents=True, exist_ok=True)
-        _remove_stale(out, prefix)
-        aside = Path(tempfile.mkdtemp(prefix=prefix, dir=out))
-    lock = -1
+        aside, lock = _make_aside(out, prefix)
     try:
         with told(target):
-            lock = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(lock, fcntl.LOCK_EX)
             fresh = aside / "out"
             fresh.mkdir()
             fresh.chmod(0o755)
@@ -55,8 +51,27 @@ def output_folder(out: Path, name: str, architecture: str) -> Iterator[Path]:
             _swap(fresh, place, aside / "old")
     finally:
         remove(aside)
-        if lock >= 0:
-            os.close(lock)
+        os.close(lock)
+
+
+def _make_aside(out: Path, prefix: str) -> tuple[Path, int]:
+    """Make a folder to work in and return it with its lock, which tells others that its maker lives."""
+    with _held(out, fcntl.LOCK_EX):  # nobody takes a folder that has no lock yet for one that was left behind
+        _remove_stale(out, prefix)
+        aside = Path(tempfile.mkdtemp(prefix=prefix, dir=out))
+        lock = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return aside, lock
+
+
+@contextlib.contextmanager
+def _held(folder: Path, kind: int) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, kind)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _refuse_foreign(target: Path) -> None:
@@ -99,13 +114,8 @@ def _swap(fresh: Path, target: Path, old: Path) -> None:
 def _remove_stale(out: Path, prefix: str) -> None:
     """Remove what builds that were killed have left: a living one holds its folder's lock."""
     for path in sorted(out.glob(prefix + "*")):
-        with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove(path)
-            finally:
-                os.close(fd)
+        with contextlib.suppress(OSError), _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            remove(path)
 
 
 def remove(path: Path) -> None:

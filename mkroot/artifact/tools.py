@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -99,6 +100,11 @@ class HostTools:
             told = out.read().decode("utf-8", "backslashreplace"), err.read().decode("utf-8", "backslashreplace")
         if status:
             words = last_words(told[1] or told[0])
+            if os.strerror(errno.ENOSPC) in told[1]:
+                raise ArtifactError(
+                    f"the disk is full: {name} could not write its output",
+                    hint="make room there, or choose another folder with `-o DIR`",
+                )
             closed = as_root and words.startswith("unshare:")
             hint = "user namespaces must be allowed here, or build as root; `mkroot doctor` tells" if closed else None
             raise ArtifactError(f"{name} failed with status {status}: {words}", hint=hint)

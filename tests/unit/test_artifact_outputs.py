@@ -374,6 +374,32 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "out") == []
 
 
+def test_a_disk_that_a_tool_fills_is_told() -> None:
+    with pytest.raises(ArtifactError, match="disk is full: dd"):
+        HostTools().run("dd", ["if=/dev/zero", "of=/dev/full", "count=1"])
+
+
+def test_builds_at_once_into_one_folder_leave_one_whole_output(tmp_path: Path) -> None:
+    made(tmp_path, "tar", "tar.zst")
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                for _ in range(8):
+                    made(tmp_path, "tar", "tar.zst")
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+    folder = tmp_path / "out/box/amd64"
+    for artifact in read_manifest(folder / "manifest.json").artifacts:
+        assert artifact.digest == "sha256:" + sha256_file(folder / artifact.name)
+    assert os.listdir(tmp_path / "out") == ["box"]
+
+
 def test_an_output_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ArtifactError, match="is a file"):
