@@ -13,6 +13,7 @@ from mkroot.artifact.tools import Tools
 from mkroot.oci.archives import write_docker_archive, write_oci_archive
 from mkroot.oci.build import Built, ImageSettings, build_image, link_blobs, named, reference_of
 from mkroot.oci.layout import Layout
+from mkroot.oci.model import Descriptor
 from mkroot.oci.reference import Reference
 from mkroot.oci.store import ImageStore
 from mkroot.progress import Progress
@@ -55,15 +56,17 @@ def write_build(
     kinds: Sequence[str],
     *,
     images: ImageStore | None = None,
+    siblings: list[Descriptor] | None = None,
     makers: dict[str, Maker] | None = None,
     tools: Tools | None = None,
     progress: Progress | None = None,
 ) -> Outputs:
     """Make a build's artifacts, and fill the image store where the build has an `oci` output or tags.
 
-    images: the image store; None fills none. makers: further kinds by name (boot, disks). The image reaches the store
-    before the output folder takes its place, its tags after: what fails leaves no tag that names something else.
-    Raises ArtifactError, ImageError, StoreError.
+    images: the image store; None fills none. siblings: the images that the same build has made for other architectures,
+    to which this one is added: with several, tags name an index of them all. makers: further kinds by name.
+    The image reaches the store before the output folder takes its place, its tags after: what fails leaves no tag that
+    names something else. Raises ArtifactError, ImageError, StoreError.
     """
     settings = _normal(settings)
     stored: list[Built] = []
@@ -77,8 +80,10 @@ def write_build(
     with contextlib.nullcontext() if images is None else images.using():
         outputs = write_outputs(assembly, facts, out, kinds, every, tools=tools, progress=progress, before_swap=(keep,))
         for built in stored:
+            siblings = [] if siblings is None else siblings
+            siblings.append(built.manifest)
             for tag in settings.tags or (reference_of(settings, facts.name),):
-                images.tag(built.manifest, Reference.parse(tag))  # type: ignore[union-attr]
+                images.tag_platforms(siblings, Reference.parse(tag))  # type: ignore[union-attr]
     return outputs
 
 

@@ -130,6 +130,17 @@ def test_an_output_folder_may_be_relative(tmp_path: Path, monkeypatch: pytest.Mo
     assert second.folder == Path("out/box/amd64") and second.manifest == first.manifest
 
 
+def test_the_order_in_which_a_file_system_lists_names_is_of_no_account(tmp_path: Path) -> None:
+    """tmpfs lists the newest name first, ext4 by a hash that each file system has of its own."""
+    wanted("sqfstar", "mkfs.erofs", "mke2fs", "debugfs")
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system to write to")
+    first = made(tmp_path, *NAMES)
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        assert made(Path(folder), *NAMES).manifest == first.manifest
+
+
 @needs_root
 def test_the_same_bytes_for_any_user_umask_zone_and_path(open_path: Path) -> None:
     wanted("sqfstar", "mkfs.erofs", "mke2fs", "debugfs")

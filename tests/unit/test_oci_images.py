@@ -295,6 +295,22 @@ def test_an_image_for_several_platforms(tmp_path: Path) -> None:
     verify(images.layout(), images.find("box:trixie"))
 
 
+def test_a_build_for_several_architectures_tags_them_together(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    siblings: list[Descriptor] = []
+    for architecture in ("amd64", "arm64"):
+        facts = msgspec.structs.replace(FACTS, architecture=architecture)
+        root = small_root(tmp_path / "store")
+        write_build(root, facts, SETTINGS, tmp_path / "out", ["oci"], images=images, siblings=siblings)
+    (row,) = images.images()
+    assert row.reference == "box:trixie" and row.layers == 1
+    for architecture in ("amd64", "arm64"):
+        index, _, _ = documents(tmp_path / "out/box" / architecture / "oci")
+        assert images.find("box:trixie", architecture).digest == index["manifests"][0]["digest"]
+    images.collect()
+    verify(images.layout(), images.find("box:trixie"))
+
+
 def test_unknown_and_ambiguous_names_are_told(tmp_path: Path) -> None:
     images = store(tmp_path)
     for name in ("nothing", "abcd", "sha256:" + "0" * 64):
