@@ -20,11 +20,12 @@ def roots(
     `options.lock` says whether there must be a lock ("locked"), whether one is used where it fits ("auto"), or not
     ("none"). A lock that does not fit is said aloud, for a build would refuse it. Raises MkrootError.
     """
-    from mkroot.build import open_recipe, plan
+    from mkroot.build import open_recipe, searched
     from mkroot.cli.terminal import labelled, make_progress
     from mkroot.errors import LockError
     from mkroot.locking import check_fresh, lock_path, read_lock
     from mkroot.resolve.lock import lock_root
+    from mkroot.store.store import Store, default_root
 
     wanted = open_recipe(recipe, options)
     path = None if options.lock == "none" else lock_path(recipe)
@@ -40,6 +41,7 @@ def roots(
     elif options.lock == "locked":
         where = "standard input" if path is None else str(path)
         raise LockError("there is no lock", where=where, hint=f"run `mkroot lock {recipe}`")
-    wanted, found = plan(recipe, options, environ, make_progress(quiet=True))
+    store = Store(default_root(dict(environ)))
+    found = searched(store, wanted, options, environ, make_progress(quiet=True))
     notes = tuple(dict.fromkeys(note for f in found.values() for note in f.resolution.notes))
     return wanted, {a: lock_root(f.resolution) for a, f in found.items()}, notes
