@@ -9,6 +9,7 @@ import msgspec
 
 from mkroot import locking, making
 from mkroot.errors import LockError
+from mkroot.oci.model import Descriptor
 from mkroot.progress import Progress, Step
 from mkroot.recipe.load import load
 from mkroot.recipe.model import Recipe
@@ -65,8 +66,9 @@ def build(
     wanted = open_recipe(recipe, options)
     store = Store(default_root(environ))
     lock = settled(store, wanted, recipe, options, environ, progress)
+    siblings: list[Descriptor] = []  # an image of several architectures is one index
     return tuple(
-        making.make(store, identity, wanted, lock, architecture, options, environ, progress)
+        making.make(store, identity, wanted, lock, architecture, options, environ, progress, siblings)
         for architecture in wanted.arch
     )
 

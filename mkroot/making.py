@@ -19,6 +19,7 @@ from mkroot.artifact.manifest import Facts, PackageFacts
 from mkroot.digest import sha256
 from mkroot.errors import LockError, MkrootError, RootfsError, SandboxError, UsageError
 from mkroot.oci.build import ImageSettings
+from mkroot.oci.model import Descriptor
 from mkroot.oci.outputs import write_build
 from mkroot.oci.store import ImageStore
 from mkroot.progress import Progress
@@ -51,6 +52,7 @@ def make(
     options: Options,
     environ: Mapping[str, str],
     progress: Progress,
+    siblings: list[Descriptor],
 ) -> Built:
     """Make a recipe's outputs for one architecture from its lock; raises MkrootError."""
     from mkroot.build import Artifact, Built
@@ -76,6 +78,7 @@ def make(
         options.out,
         recipe.outputs,
         images=ImageStore(store),
+        siblings=siblings,
         progress=progress,
     )
     result = Built(

@@ -20,7 +20,7 @@ from mkroot.rootfs import dpkg
 from mkroot.rootfs.apt_sources import Source, write_apt_sources
 from mkroot.rootfs.assembly import Assembly
 from mkroot.rootfs.capture import COARSE, Event, capture
-from mkroot.rootfs.identity import Identity
+from mkroot.rootfs.identity import SINGLE, Identity
 from mkroot.rootfs.inputs import Inputs
 from mkroot.rootfs.merge import alias_links
 from mkroot.rootfs.sandbox import Sandbox
@@ -152,6 +152,7 @@ def run(layers: LayerStore, identity: Identity, root: Root, scripts: Sequence[Sc
                 events.append(Event(time.clock_gettime(COARSE), script.origin))
                 with Sandbox(at, identity=identity, epoch=epoch, network=script.network) as box:
                     done = box.run(list(script.argv) or ["/bin/sh", "-e"], stdin=script.text or None)
+                    top.owners |= box.owners()
                 if done.returncode:
                     tail = done.output.decode("utf-8", "backslashreplace").strip().splitlines()[-12:]
                     raise SandboxError(
@@ -159,7 +160,9 @@ def run(layers: LayerStore, identity: Identity, root: Root, scripts: Sequence[Sc
                         where=script.origin.removeprefix("recipe: "),
                         hint="it ran inside the image; its last lines are above",
                     )
-        layer, chunks = capture(top.upper, root.tree, key, name, start, events)
+        layer, chunks = capture(
+            top.upper, root.tree, key, name, start, events, owners=top.owners, heirs=identity.kind == SINGLE
+        )
         top.keep(layer, iter(chunks))
     return _with(root, layers.load(key))
 

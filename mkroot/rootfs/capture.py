@@ -19,7 +19,7 @@ COARSE = 5  # CLOCK_REALTIME_COARSE of clock_gettime(3): the clock from which fi
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A script begins. when: seconds of the clock that file times have, CLOCK_REALTIME_COARSE. what: whose and which."""
+    """A script begins. when: seconds, by the clock that file times have (COARSE). what: whose and which."""
 
     when: float
     what: str
@@ -35,12 +35,15 @@ def capture(
     *,
     keep: Collection[str] = (),
     owners: Mapping[str, tuple[int, int]] | None = None,
+    heirs: bool = False,
 ) -> tuple[Layer, list[bytes]]:
     """Return the layer of what an upper folder holds, and the chunks of its stream.
 
     before: what the layers below it show. key, name: the layer's. start: when the first script began, seconds; a file
     written since carries no time of its own. events: the scripts in order, to tell which one wrote a path.
-    keep: paths that belong to the layer though nothing changed them. owners: as `read_upper` takes them. Raises RootfsError, OSError.
+    keep: paths that belong to the layer though nothing changed them. owners: as `read_upper` takes them.
+    heirs: where there is one id only, a program that replaces a file keeps the owner that stat shows, which is root; the
+    new file is taken to belong to whom the old one did. Raises RootfsError, OSError.
     """
     changes = read_upper(upper, owners=owners)
     builder = FrameBuilder()
@@ -51,6 +54,8 @@ def capture(
         content = _content(changes, found)
         entry = _entry(found, content, start)
         node = before.nodes.get(entry.path)
+        if heirs and node is not None and (entry.uid, entry.gid) == (0, 0) and entry.kind == node.entry.kind:
+            entry = msgspec.structs.replace(entry, uid=node.entry.uid, gid=node.entry.gid)
         if node is not None and entry.path not in changed and _same(entry, node.entry, entry.path in changes.opaque):
             continue
         origins[entry.path] = _who(os.lstat(changes.path_of(found)).st_ctime, events)

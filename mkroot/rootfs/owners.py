@@ -20,7 +20,8 @@ from pathlib import PurePosixPath
 
 from mkroot.rootfs import linux
 from mkroot.rootfs.seccomp import CALLS, Calls
-from mkroot.rootfs.upper import DEVICE_MARK, OWNER_MARK
+from mkroot.rootfs.upper import DEVICE_MARK
+from mkroot.store.unpack import OWNER_MARK
 
 # include/uapi/linux/seccomp.h
 _RECEIVE, _SEND, _VALID = 0xC0502100, 0xC0182101, 0x40082102
@@ -102,12 +103,12 @@ class Owners:
             fd, uid, gid = call.open(linux.AT_FDCWD, call.text(a[0]), follow=name == "chown"), a[1], a[2]
         try:
             call.check()
-            self._give(fd, uid & _KEEP, gid & _KEEP)
+            self._give(call, fd, uid & _KEEP, gid & _KEEP)
         finally:
             os.close(fd)
         return 0
 
-    def _give(self, fd: int, uid: int, gid: int) -> None:
+    def _give(self, call: _Call, fd: int, uid: int, gid: int) -> None:
         st = os.fstat(fd)
         place = f"/proc/self/fd/{fd}"
         if not stat.S_ISREG(st.st_mode) and not stat.S_ISDIR(st.st_mode):
@@ -119,11 +120,29 @@ class Owners:
             old_uid, old_gid = map(int, os.getxattr(place, OWNER_MARK).split(b":"))
         except OSError:
             old_uid = old_gid = 0
+            if (uid, gid) == (0, 0):
+                uid, gid = _copied(call, os.readlink(place))
         mark = f"{old_uid if uid == _KEEP else uid}:{old_gid if gid == _KEEP else gid}"
         if stat.S_ISREG(st.st_mode) and st.st_mode & (stat.S_ISUID | stat.S_ISGID):
             os.chmod(place, stat.S_IMODE(st.st_mode) & 0o1777)  # as chown(2) does
         if mark != "0:0" or (old_uid, old_gid) != (0, 0):
             os.setxattr(place, OWNER_MARK, mark.encode())
+
+
+def _copied(call: _Call, path: str) -> tuple[int, int]:
+    """Return the owner that a file was meant to get from the one that it replaces or saves.
+
+    passwd's tools write FILE+ and FILE-, give them the owner that stat shows of FILE, and rename. Here stat shows root.
+    """
+    if path.endswith(("+", "-")):
+        with contextlib.suppress(OSError, ValueError):
+            fd = call.open(linux.AT_FDCWD, "/" + path[:-1].lstrip("/"), follow=False)
+            try:
+                uid, gid = map(int, os.getxattr(f"/proc/self/fd/{fd}", OWNER_MARK).split(b":"))
+                return uid, gid
+            finally:
+                os.close(fd)
+    return 0, 0
 
 
 def _signed(number: int) -> int:

@@ -18,7 +18,7 @@ import msgspec
 from mkroot.errors import SandboxError
 from mkroot.rootfs import dpkg
 from mkroot.rootfs.capture import COARSE, Event, capture
-from mkroot.rootfs.identity import Identity
+from mkroot.rootfs.identity import SINGLE, Identity
 from mkroot.rootfs.merge import Merge, alias_links, diversions
 from mkroot.rootfs.sandbox import Sandbox
 from mkroot.rootfs.top import Top
@@ -42,7 +42,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
-    """A root under construction. key: of everything that went into it. lowers: the layers of its union, topmost first."""
+    """A root under construction: its packages and what was written over them. key: of everything that went into it."""
 
     key: str
     tree: Tree
@@ -124,7 +124,17 @@ def _run(
         for group in waves(stage.packages) if root.packages else [list(stage.packages)]:
             wave = msgspec.structs.replace(stage, packages=tuple(group))
             running = _wave(top, running, wave, events, fixed, note)
-        layer, chunks = capture(top.upper, running.tree, key, f"stage {stage.name}", start, events, keep=fixed)
+        layer, chunks = capture(
+            top.upper,
+            running.tree,
+            key,
+            f"stage {stage.name}",
+            start,
+            events,
+            keep=fixed,
+            owners=top.owners,
+            heirs=identity.kind == SINGLE,
+        )
         top.keep(layer, iter(chunks))
 
 
@@ -141,13 +151,15 @@ def _wave(top: Top, root: Root, wave: Stage, events: list[Event], moved: set[str
         if with_preinst and not first:
             with top.mounted(root) as at, _box(top, at, wave) as box:
                 _preinsts(box, with_preinst, events, outside=at)
-        _database(top, root, wave)
+                top.owners |= box.owners()
+        _database(top, root, tree, wave)
         _fix(top, tree, fixed)
         at = stack.enter_context(top.mounted(after))
         box = stack.enter_context(_box(top, at, wave))
         if first:
             _preinsts(box, with_preinst, events)
         _configure(box, events, note)
+        top.owners |= box.owners()
     _check(top.read(dpkg.STATUS) or b"", wave)
     return after
 
@@ -166,13 +178,13 @@ def _first_files(root: Root) -> list[tuple[Entry, bytes]]:
     return found
 
 
-def _database(top: Top, root: Root, wave: Stage) -> None:
+def _database(top: Top, root: Root, tree: Tree, wave: Stage) -> None:
     """Write dpkg's database as unpacking the packages would leave it."""
     before = top.read(dpkg.STATUS) or (root.tree.read(dpkg.STATUS) if root.tree.get(dpkg.STATUS) else b"")
     installed = dpkg.interests(list(root.packages))
     files = {dpkg.STATUS: dpkg.status_file(before, list(wave.packages), installed)}
     files |= dpkg.trigger_files(dpkg.interests([*root.packages, *wave.packages]))
-    top.put([(Entry(path, "f", 0o644, size=len(data)), data) for path, data in sorted(files.items())], root.tree)
+    top.put([(Entry(path, "f", 0o644, size=len(data)), data) for path, data in sorted(files.items())], tree)
 
 
 def _fix(top: Top, tree: Tree, fixed: set[str]) -> None:
@@ -220,7 +232,7 @@ def _preinsts(box: Sandbox, packages: Sequence[Layer], events: list[Event], outs
             lent.parent.rmdir()
         if done.returncode:
             raise SandboxError(
-                f"the preinst script of package {layer.name} failed with status {done.returncode}: {_tail(done.output)}",
+                f"the preinst script of {layer.name} failed with status {done.returncode}: {_tail(done.output)}",
                 hint="the script is the package's own; leave the package out, or report it to the distribution",
             )
 

@@ -35,12 +35,13 @@ class Top:
     def __init__(self, layers: LayerStore, identity: Identity) -> None:
         self.layers = layers
         self.identity = identity
+        self.owners: dict[str, tuple[int, int]] = {}  # what a sandbox recorded, by path; see Sandbox.owners
 
     def __enter__(self) -> Top:
         parent_folder = self.layers.store.root / "tmp"
         parent_folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="top.", dir=parent_folder))
-        self._memory = on_overlay(self.folder)
+        self._memory = cannot_be_upper(self.folder)
         if self._memory:
             linux.mount("tmpfs", str(self.folder), "tmpfs", linux.MS_NODEV, "mode=755")
         self.upper = self.folder / "upper"
@@ -85,7 +86,9 @@ class Top:
             else:
                 kind = stat.S_IFCHR if entry.kind == CHAR else stat.S_IFBLK if entry.kind == BLOCK else stat.S_IFIFO
                 os.mknod(name, 0o600 | kind, os.makedev(*entry.device), dir_fd=folder)
-        if self.identity.can_chown(entry.uid, entry.gid):
+        if not self.identity.can_chown(entry.uid, entry.gid):
+            self.owners[entry.path] = (entry.uid, entry.gid)
+        else:
             os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
         if entry.kind != SYMLINK:
             os.chmod(name, entry.mode, dir_fd=folder)
@@ -106,10 +109,10 @@ class Top:
                 os.mkdir(part, 0o755, dir_fd=fd)
                 below = os.open(part, _FOLDER, dir_fd=fd)
                 node = tree.nodes.get(done)
-                if node is not None and node.entry.kind == DIR:
-                    if self.identity.can_chown(node.entry.uid, node.entry.gid):
-                        os.fchown(below, node.entry.uid, node.entry.gid)
-                    os.fchmod(below, node.entry.mode)
+                known = node.entry if node is not None and node.entry.kind == DIR else Entry(done, DIR, 0o755)
+                if self.identity.can_chown(known.uid, known.gid):
+                    os.fchown(below, known.uid, known.gid)
+                os.fchmod(below, known.mode)  # whatever the umask is
             finally:
                 os.close(fd)
             fd = below
@@ -146,9 +149,11 @@ class Top:
         at, work = self.folder / "at", self.folder / "work"
         namespaced = self.identity.namespaced
         union = mount_union(at, lowers, self.upper, work, namespaced=namespaced, tops=tops)
-        if not union.mounted:
+        if not union.mounted or union.in_memory:
+            unmount(union)
+            why = union.why_not or "the store lies on a file system that no overlay can write to"
             raise SandboxError(
-                f"maintainer scripts cannot run here: {union.why_not}",
+                f"maintainer scripts cannot run here: {why}",
                 hint="`mkroot doctor` says what this host lacks; `configure: static` and `none` need no mounts",
             )
         try:
@@ -166,8 +171,8 @@ class Top:
         self.layers.save(layer, pieces_of(chunks))
 
 
-def on_overlay(folder: Path) -> bool:
-    """Tell whether a folder lies on overlayfs, which cannot hold the upper folder of another overlay."""
+def cannot_be_upper(folder: Path) -> bool:
+    """Tell whether a folder lies on a file system that overlayfs does not write to, such as an overlay itself."""
     best = ("", "")
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
@@ -175,7 +180,7 @@ def on_overlay(folder: Path) -> bool:
             at = fields.split()[4]
             if folder.is_relative_to(at) and len(at) >= len(best[0]):
                 best = (at, rest.split()[0])
-    return best[1] == "overlay"
+    return best[1].startswith(("overlay", "nfs", "cifs", "smb", "fuse", "9p", "vfat", "exfat", "ntfs"))
 
 
 def chown(identity: Identity) -> Chown:

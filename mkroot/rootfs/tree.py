@@ -1,7 +1,7 @@
 """The root as a value: every path, what it is, and which layer it comes from.
 
-Layers are applied in order, as dpkg would unpack the packages and as an overlay would show the tops. Nothing here touches
-a file system: links are followed in memory and never lead out of the root.
+Layers are applied in order, as dpkg would unpack the packages and as an overlay would show the tops. Nothing here
+touches a file system: links are followed in memory and never lead out of the root.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Tree:
     # Writing: into the layer that `written` makes of it
 
     def make_folder(self, path: str, mode: int = 0o755, uid: int = 0, gid: int = 0) -> str:
-        """Make a folder and what is missing above it (0755, root); return where it is. An existing one is left alone."""
+        """Make a folder and what is missing above it (0755, root); return where it is. One that is there stays."""
         place = self.resolve(path)
         node = self.nodes.get(place)
         if place == "" or (node is not None and node.entry.kind == DIR):

@@ -5,6 +5,7 @@ Names are put into the form they have in a merged-/usr system: `bin/x` becomes `
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -26,6 +27,7 @@ ALIASED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32")  # top-le
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-:~")
 INFO = "var/lib/dpkg/info"
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
+OWNER_MARK = "user.mkroot.owner"  # attribute of a file whose owner this user cannot set: `uid:gid`
 EXPANSION = 8  # the data archive may be this many times Installed-Size,
 ALLOWANCE = 64 << 20  # … and this many bytes, before it is called a bomb
 PENDING = 128 << 20  # bytes of tar stream that a worker keeps to compress later
@@ -266,6 +268,14 @@ class TreeWriter:
     def _own(self, entry: Entry) -> bool:
         return (entry.uid or entry.gid) != 0 and max(entry.uid, entry.gid) < self._chown.limit
 
+    def _mark(self, target: int | str, entry: Entry) -> None:
+        """Note the owner that cannot be set, where a file or folder can hold an attribute."""
+        if max(entry.uid, entry.gid) >= self._chown.limit and entry.kind in (FILE, DIR):
+            if isinstance(target, str):
+                target = f"/proc/self/fd/{self._root}/{target}"
+            with contextlib.suppress(OSError):  # a file system without attributes
+                os.setxattr(target, OWNER_MARK, f"{entry.uid}:{entry.gid}".encode())
+
     def add(self, entry: Entry, content: bytes) -> None:
         """Make one member; raises OSError."""
         path, root = entry.path, self._root
@@ -284,6 +294,7 @@ class TreeWriter:
                 if self._own(entry):
                     os.fchown(fd, entry.uid, entry.gid)
                     os.fchmod(fd, entry.mode)
+                self._mark(fd, entry)
                 for name, value in entry.xattrs.items():
                     os.setxattr(fd, name, value)
                 os.utime(fd, (mtime, mtime))
@@ -298,6 +309,7 @@ class TreeWriter:
                 os.chmod(path, entry.mode, dir_fd=root)
             else:
                 os.fchmod(root, entry.mode)
+            self._mark(path, entry)
             self._times.append((path, mtime))
         elif entry.kind == SYMLINK:
             os.symlink(entry.link, path, dir_fd=root)
