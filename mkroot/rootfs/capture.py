@@ -42,8 +42,8 @@ def capture(
     before: what the layers below it show. key, name: the layer's. start: when the first script began, seconds; a file
     written since carries no time of its own. events: the scripts in order, to tell which one wrote a path.
     keep: paths that belong to the layer though nothing changed them. owners: as `read_upper` takes them.
-    heirs: where there is one id only, a program that replaces a file keeps the owner that stat shows, which is root; the
-    new file is taken to belong to whom the old one did. Raises RootfsError, OSError.
+    heirs: where there is one id only, a program that replaces a file keeps the owner that stat shows, which is root;
+    the new file is taken to belong to whom the old one did. Raises RootfsError, OSError.
     """
     changes = read_upper(upper, owners=owners)
     builder = FrameBuilder()
@@ -54,8 +54,8 @@ def capture(
         content = _content(changes, found)
         entry = _entry(found, content, start)
         node = before.nodes.get(entry.path)
-        if heirs and node is not None and (entry.uid, entry.gid) == (0, 0) and entry.kind == node.entry.kind:
-            entry = msgspec.structs.replace(entry, uid=node.entry.uid, gid=node.entry.gid)
+        if heirs and (entry.uid, entry.gid) == (0, 0):
+            entry = _heir(entry, before)
         if node is not None and entry.path not in changed and _same(entry, node.entry, entry.path in changes.opaque):
             continue
         origins[entry.path] = _who(os.lstat(changes.path_of(found)).st_ctime, events)
@@ -93,6 +93,14 @@ def _entry(entry: Entry, content: bytes, start: float) -> Entry:
             entry, mtime=mtime, size=len(content), sha256=hashlib.sha256(content).hexdigest()
         )
     return msgspec.structs.replace(entry, mtime=mtime)
+
+
+def _heir(entry: Entry, before: Tree) -> Entry:
+    """Return an entry that belongs to whom the file belonged that it replaces, or of which it is the backup `FILE-`."""
+    node = before.nodes.get(entry.path) or before.nodes.get(entry.path.removesuffix("-"))
+    if node is None or node.entry.kind != entry.kind:
+        return entry
+    return msgspec.structs.replace(entry, uid=node.entry.uid, gid=node.entry.gid)
 
 
 def _same(new: Entry, old: Entry, opaque: bool) -> bool:
