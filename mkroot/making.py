@@ -33,10 +33,11 @@ from mkroot.rootfs.assembly import Assembly
 from mkroot.rootfs.identity import Identity
 from mkroot.rootfs.inputs import read_inputs
 from mkroot.rootfs.stage import Root
-from mkroot.rootfs.top import chown
+from mkroot.rootfs.top import chown, scratch
 from mkroot.sources import Origin, dated, local_packages, origin
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
+from mkroot.store.trees import Trees
 from mkroot.store.unpack import Expected
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def make(
         return msgspec.structs.replace(built, unchanged=True, steps=tuple(progress.steps[began:]))
     locking.check_limits(recipe, locked)
     layers = LayerStore(store)
-    rooted = _root(layers, identity, recipe, locked, place, architecture, inside, options, environ, progress)
+    size = sum(p.installed_size for p in locked.packages) * 1024
+    with scratch(store, identity, size) as trees:
+        rooted = _root(layers, identity, trees, recipe, locked, place, architecture, inside, options, environ, progress)
     assembly = rooting.assembled(layers, rooted.root, rooted.epoch, {p.name: p.source for p in locked.packages})
     _check_size(recipe, assembly, locked)
     made = write_build(
@@ -164,6 +167,7 @@ class Rooted(msgspec.Struct, frozen=True, kw_only=True):
 def _root(
     layers: LayerStore,
     identity: Identity,
+    trees: Trees,
     recipe: Recipe,
     locked: LockedRoot,
     place: Origin,
@@ -185,25 +189,25 @@ def _root(
     root = rooting.empty_root(layers, architecture)
     stages = [p.stage for p in locked.packages]
     missing = packages.absent(layers.store, items, None)
-    tag = identity.tag if scripts else None
     if not missing and scripts:
         todo = rooting.stages(list(zip(stages, packages.load(layers.store, items))), date)
         if not rooting.known(layers, root, todo):
-            missing = packages.absent(layers.store, items, tag)
-    with packages.supplied(layers, missing, tag, chown(identity), environ, options.offline, progress) as supply:
+            missing = packages.absent(layers.store, items, trees)
+    wanted = trees if scripts else None
+    with packages.supplied(layers, missing, wanted, chown(identity), environ, options.offline, progress) as supply:
         if scripts:
             for name in ("essential", "variant", "include"):
                 upto = [i for i, s in zip(items, stages) if s in _UPTO[name]]
                 supply.wait(upto)
                 members = list(zip([s for s in stages if s in _UPTO[name]], supply.layers(upto)))
                 todo = [s for s in rooting.stages(members, date) if s.name == name]
-                root = rooting.configured(layers, identity, root, todo, progress)
+                root = rooting.configured(layers, identity, trees, root, todo, progress)
             supply.finish()
         else:
             supply.finish()
             root = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, date, progress)
     epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
-    root, notes = rooting.finished(layers, identity, root, recipe, inside, epoch, progress)
+    root, notes = rooting.finished(layers, identity, trees, root, recipe, inside, epoch, progress)
     return Rooted(root=root, epoch=epoch, notes=notes)
 
 

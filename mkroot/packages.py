@@ -13,8 +13,9 @@ from mkroot.archive.address import Address
 from mkroot.archive.download import Wanted, fetch
 from mkroot.archive.http import Http
 from mkroot.progress import Progress
-from mkroot.store.layer import Layer, LayerStore, frame_key, tree_path
+from mkroot.store.layer import Layer, LayerStore, frame_key
 from mkroot.store.store import Store
+from mkroot.store.trees import Trees
 from mkroot.store.unpack import Chown, Expected, layer_key
 from mkroot.store.workers import Job, Unpackers
 
@@ -41,18 +42,14 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.expected.name} {self.expected.version} {self.expected.architecture}"
 
 
-def absent(store: Store, items: Iterable[Item], tag: str | None) -> list[Item]:
-    """Return the items of which the store has no layer, or, for an identity's tag, no tree."""
-    return [i for i in items if not _has_layer(store, i) or (tag and not _has_tree(store, i, tag))]
+def absent(store: Store, items: Iterable[Item], trees: Trees | None) -> list[Item]:
+    """Return the items of which the store has no layer, or, where trees are wanted, these have none."""
+    return [i for i in items if not _has_layer(store, i) or (trees and not trees.has(layer_key(i.sha256)))]
 
 
 def _has_layer(store: Store, item: Item) -> bool:
     key = layer_key(item.sha256)
     return store.has("layers", key) and store.has("frames", frame_key(key, "zstd"))
-
-
-def _has_tree(store: Store, item: Item, tag: str) -> bool:
-    return tree_path(store, tag, layer_key(item.sha256)).exists()
 
 
 class Supply:
@@ -67,7 +64,7 @@ class Supply:
         layers: LayerStore,
         items: Sequence[Item],
         *,
-        tag: str | None,
+        trees: Trees | None,
         chown: Chown,
         http: Http,
         offline: bool,
@@ -76,7 +73,7 @@ class Supply:
         self._layers = layers
         self._store = layers.store
         self._items = list(items)
-        self._tag = tag
+        self._trees = trees
         self._http = http
         self._offline = offline
         self._progress = progress
@@ -115,7 +112,7 @@ class Supply:
                 self._changed.notify_all()
 
     def _put(self, item: Item, deb: Path | None) -> None:
-        self._pool.put(Job(item.expected, deb, self._tag))
+        self._pool.put(Job(item.expected, deb, self._trees))
         self._note(self._pool.done(0))
 
     def _note(self, layers: Iterable[tuple[str, Layer]]) -> None:
@@ -159,7 +156,7 @@ class Supply:
 def supplied(
     layers: LayerStore,
     items: Sequence[Item],
-    tag: str | None,
+    trees: Trees | None,
     chown: Chown,
     environ: Mapping[str, str],
     offline: bool,
@@ -167,7 +164,7 @@ def supplied(
 ) -> Iterator[Supply]:
     """Yield the supply of what the store lacks; an error on the way ends it."""
     http = Http(environ, tell=progress.warn)
-    supply = Supply(layers, items, tag=tag, chown=chown, http=http, offline=offline, progress=progress)
+    supply = Supply(layers, items, trees=trees, chown=chown, http=http, offline=offline, progress=progress)
     try:
         yield supply
     finally:

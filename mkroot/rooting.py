@@ -31,6 +31,7 @@ from mkroot.rootfs.tree import Tree, top_of
 from mkroot.rootfs.trim import trim
 from mkroot.store.frame import pieces_of
 from mkroot.store.layer import Layer, LayerStore
+from mkroot.store.trees import Trees
 
 if TYPE_CHECKING:
     from mkroot.rootfs.static.configure import StaticReport
@@ -94,13 +95,15 @@ def known(layers: LayerStore, root: Root, todo: Sequence[Stage]) -> bool:
     return True
 
 
-def configured(layers: LayerStore, identity: Identity, root: Root, todo: Sequence[Stage], progress: Progress) -> Root:
+def configured(
+    layers: LayerStore, identity: Identity, trees: Trees, root: Root, todo: Sequence[Stage], progress: Progress
+) -> Root:
     """Configure stage after stage; raises SandboxError, RootfsError."""
     for stage in todo:
         with progress.step(f"configure {stage.name}", len(stage.packages), "packages") as p:
             p.cached = layers.has(stage_key(root.key, stage))
             p.result = f"{len(stage.packages)} packages"
-            root = configure(layers, identity, root, stage, note=lambda name: progress.advance(1, name))
+            root = configure(layers, identity, trees, root, stage, note=lambda name: progress.advance(1, name))
     return root
 
 
@@ -133,7 +136,15 @@ def _with(root: Root, top: Layer) -> Root:
     return msgspec.structs.replace(root, key=top.key, tree=tree, tops=(*root.tops, top))
 
 
-def run(layers: LayerStore, identity: Identity, root: Root, scripts: Sequence[Script], name: str, epoch: int) -> Root:
+def run(
+    layers: LayerStore,
+    identity: Identity,
+    trees: Trees,
+    root: Root,
+    scripts: Sequence[Script],
+    name: str,
+    epoch: int,
+) -> Root:
     """Run scripts in the image and keep what they wrote; raises SandboxError naming the one that failed.
 
     The result is taken from the store where the same scripts ran on the same root, but for scripts with network.
@@ -144,7 +155,7 @@ def run(layers: LayerStore, identity: Identity, root: Root, scripts: Sequence[Sc
     key = _key("run", root.key, name, epoch, [[s.argv, s.text.hex()] for s in scripts], fresh)
     if layers.has(key):
         return _with(root, layers.load(key))
-    with Top(layers, identity) as top:
+    with Top(layers, identity, trees) as top:
         start = time.clock_gettime(COARSE)
         events = []
         with top.mounted(root) as at:
@@ -177,11 +188,18 @@ def _hooks(recipe: Recipe, texts: Sequence[bytes], at: str) -> list[Script]:
 
 
 def finished(
-    layers: LayerStore, identity: Identity, root: Root, recipe: Recipe, inside: Inside, epoch: int, progress: Progress
+    layers: LayerStore,
+    identity: Identity,
+    trees: Trees,
+    root: Root,
+    recipe: Recipe,
+    inside: Inside,
+    epoch: int,
+    progress: Progress,
 ) -> tuple[Root, tuple[str, ...]]:
     """Return the root as the recipe wants it, and what the user should know; raises MkrootError."""
     with progress.step("customise") as step:
-        root = run(layers, identity, root, _hooks(recipe, inside.hooks, "configured"), "hooks configured", epoch)
+        root = run(layers, identity, trees, root, _hooks(recipe, inside.hooks, "configured"), "hooks configured", epoch)
         commands: list[Script] = []
 
         def config(tree: Tree) -> tuple[Origins, Notes]:
@@ -196,8 +214,8 @@ def finished(
         if step.cached and recipe.config.locale:  # its commands are not in the layer
             config(root.tree.copy())
         root = save(layers, root, key, "config", config)
-        root = run(layers, identity, root, commands, "config commands", epoch)
-        root = run(layers, identity, root, _hooks(recipe, inside.hooks, "final"), "hooks final", epoch)
+        root = run(layers, identity, trees, root, commands, "config commands", epoch)
+        root = run(layers, identity, trees, root, _hooks(recipe, inside.hooks, "final"), "hooks final", epoch)
 
         def trimmed(tree: Tree) -> tuple[Origins, Notes]:
             done = trim(tree, recipe.trim)

@@ -25,6 +25,7 @@ from mkroot.rootfs.top import Top
 from mkroot.rootfs.tree import Node, Tree
 from mkroot.rootfs.waves import waves
 from mkroot.store.layer import Layer, LayerStore
+from mkroot.store.trees import Trees
 from mkroot.store.unpack import INFO, control_fields, info_name
 from mkroot.tar.entry import DIR, SYMLINK, Entry
 
@@ -100,7 +101,12 @@ def _own(tree: Tree, node: Node, path: str) -> bool:
 
 
 def configure(
-    layers: LayerStore, identity: Identity, root: Root, stage: Stage, note: Callable[[str], None] = lambda line: None
+    layers: LayerStore,
+    identity: Identity,
+    trees: Trees,
+    root: Root,
+    stage: Stage,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Root:
     """Unpack and configure a stage's packages, or take the result from the store; raises SandboxError, RootfsError."""
     key = stage_key(root.key, stage)
@@ -109,14 +115,20 @@ def configure(
         return replay(root, stage, layers.load(key))
     with store.lock("stages", key):
         if not layers.has(key):
-            _run(layers, identity, root, stage, key, note)
+            _run(layers, identity, trees, root, stage, key, note)
     return replay(root, stage, layers.load(key))
 
 
 def _run(
-    layers: LayerStore, identity: Identity, root: Root, stage: Stage, key: str, note: Callable[[str], None]
+    layers: LayerStore,
+    identity: Identity,
+    trees: Trees,
+    root: Root,
+    stage: Stage,
+    key: str,
+    note: Callable[[str], None],
 ) -> None:
-    with Top(layers, identity) as top:
+    with Top(layers, identity, trees) as top:
         events: list[Event] = []
         start = time.clock_gettime(COARSE)
         running = root

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from mkroot.errors import SandboxError
 from mkroot.rootfs import linux
-from mkroot.rootfs.identity import Identity
+from mkroot.rootfs.identity import MAPPED, ROOT, Identity
 from mkroot.rootfs.sandbox import scaffold
 from mkroot.rootfs.union import mount_union, unmount
 from mkroot.store.frame import pieces_of
-from mkroot.store.layer import Layer, LayerStore, tree_path
+from mkroot.store.layer import Layer, LayerStore
+from mkroot.store.store import Store
+from mkroot.store.trees import Trees
 from mkroot.store.unpack import Chown, TreeWriter, contents, make_tree
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FILE, SYMLINK, Entry
 
@@ -30,20 +32,20 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Top:
-    """A fresh upper folder in the store; a context manager that leaves nothing behind but what `keep` kept."""
+    """A fresh upper folder; a context manager that leaves nothing behind but what `keep` kept.
 
-    def __init__(self, layers: LayerStore, identity: Identity) -> None:
+    trees: where the layers' trees are, and this one's will be; the upper folder is on the same file system.
+    """
+
+    def __init__(self, layers: LayerStore, identity: Identity, trees: Trees) -> None:
         self.layers = layers
         self.identity = identity
+        self.trees = trees
         self.owners: dict[str, tuple[int, int]] = {}  # what a sandbox recorded, by path; see Sandbox.owners
 
     def __enter__(self) -> Top:
-        parent_folder = self.layers.store.root / "tmp"
-        parent_folder.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix="top.", dir=parent_folder))
-        self._memory = cannot_be_upper(self.folder)
-        if self._memory:
-            linux.mount("tmpfs", str(self.folder), "tmpfs", linux.MS_NODEV, "mode=755")
+        self.trees.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=".top.", dir=self.trees.folder))
         self.upper = self.folder / "upper"
         for name in ("upper", "at"):
             (self.folder / name).mkdir(mode=0o755)
@@ -52,8 +54,6 @@ class Top:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._memory:
-            linux.umount(str(self.folder))
         _remove(self.folder)
 
     # Before scripts run
@@ -141,9 +141,8 @@ class Top:
     @contextlib.contextmanager
     def mounted(self, root: Root) -> Iterator[Path]:
         """Mount the union of the root's layers below this top; yield where."""
-        tag = self.identity.tag
-        lowers = [_top_tree(self.layers, top, self.identity) for top in reversed(root.tops)]
-        lowers += [make_tree(self.layers.store, p, tag, chown(self.identity)) for p in root.packages]
+        lowers = [_top_tree(self.layers, top, self.identity, self.trees) for top in reversed(root.tops)]
+        lowers += [make_tree(self.layers, p, self.trees, chown(self.identity)) for p in root.packages]
         lowers.append(self.folder / "scaffold")
         tops = lowers[: len(root.tops)]
         at, work = self.folder / "at", self.folder / "work"
@@ -164,10 +163,9 @@ class Top:
     # Afterwards
 
     def keep(self, layer: Layer, chunks: Iterator[bytes]) -> None:
-        """Store the layer that was captured, and the upper folder as its tree where a rename can bring it there."""
-        if not self._memory:
-            with self.layers.store.writing(f"trees-{self.identity.tag}", layer.key) as aside:
-                os.rename(self.upper, aside)
+        """Store the layer that was captured, and the upper folder as its tree."""
+        with self.trees.writing(layer.key) as aside:
+            os.rename(self.upper, aside)
         self.layers.save(layer, pieces_of(chunks))
 
 
@@ -188,11 +186,10 @@ def chown(identity: Identity) -> Chown:
     return Chown(min(sum(r[2] for r in identity.uids), sum(r[2] for r in identity.gids)))
 
 
-def _top_tree(layers: LayerStore, layer: Layer, identity: Identity) -> Path:
+def _top_tree(layers: LayerStore, layer: Layer, identity: Identity, trees: Trees) -> Path:
     """Return a top's folder in the form that overlayfs reads: whiteouts and opaque folders included."""
-    path = tree_path(layers.store, identity.tag, layer.key)
-    if not path.exists():
-        with layers.store.writing(f"trees-{identity.tag}", layer.key) as aside:
+    if not trees.has(layer.key):
+        with trees.writing(layer.key) as aside:
             aside.mkdir(mode=0o755)
             with TreeWriter(aside, chown(identity)) as writer:
                 for entry, content in contents(layers, layer):
@@ -201,7 +198,47 @@ def _top_tree(layers: LayerStore, layer: Layer, identity: Identity) -> Path:
                     writer.add(Entry(gone, CHAR, 0, device=(0, 0)), b"")
             for folder in layer.opaque:
                 os.setxattr(aside / folder, OPAQUE[identity.namespaced], b"y")
-    return path
+    return trees.path(layer.key)
+
+
+@contextlib.contextmanager
+def scratch(store: Store, identity: Identity, size: int) -> Iterator[Trees]:
+    """Yield where the trees of `size` bytes of packages go: in memory while there is plenty, else in the store.
+
+    A file system in memory makes files several times faster than a disk with a journal. It is not for an identity with
+    one id, whose files need extended attributes of the user's, nor where a store on disk could take an upper folder
+    and memory could not.
+    """
+    at = Path(tempfile.mkdtemp(prefix="trees.", dir=store.root / "tmp"))
+    try:
+        if identity.kind in (ROOT, MAPPED) and (size < _plenty() or cannot_be_upper(store.root)):
+            linux.mount("tmpfs", str(at), "tmpfs", linux.MS_NODEV, "mode=755")
+            try:
+                if _takes_attributes(at, identity):
+                    yield Trees(at, kept=False)
+                    return
+            finally:
+                linux.umount(str(at))
+        yield Trees(store.root / f"trees-{identity.tag}")
+    finally:
+        _remove(at)
+
+
+def _plenty() -> int:
+    """Return how many bytes of unpacked packages may stand in memory: a quarter of what is free."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        fields = dict(line.split(":") for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024 // 4
+
+
+def _takes_attributes(at: Path, identity: Identity) -> bool:
+    """Tell whether a file system holds the marks of overlayfs: user attributes in memory are new in Linux 6.6."""
+    try:
+        os.setxattr(at, OPAQUE[identity.namespaced], b"n")
+        os.removexattr(at, OPAQUE[identity.namespaced])
+    except OSError:
+        return False
+    return True
 
 
 def _remove(folder: Path) -> None:

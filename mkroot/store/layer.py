@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -215,8 +214,3 @@ def derived_key(layer: Layer, codec: str, keep: Collection[str] | None, epoch: i
 
 Reader = Callable[[Layer, Entry], bytes]
 """What reads a FILE of a layer."""
-
-
-def tree_path(store: Store, tag: str, key: str) -> Path:
-    """Return where the unpacked tree of a layer is, for an identity's tag."""
-    return store.path(f"trees-{tag}", key)

@@ -18,8 +18,9 @@ from mkroot.debian.deb import Deb, open_deb
 from mkroot.debian.deb822 import parse_stanza
 from mkroot.errors import PackageError
 from mkroot.store.frame import pieces_of, raw_pieces
-from mkroot.store.layer import FORMAT, FrameBuilder, Layer, LayerStore, tree_path
+from mkroot.store.layer import FORMAT, FrameBuilder, Layer, LayerStore
 from mkroot.store.store import Store
+from mkroot.store.trees import Trees
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry, parent
 from mkroot.tar.stream import Stream
 
@@ -61,11 +62,11 @@ def merged(path: str) -> str:
 
 
 def unpack(
-    store: Store, deb_path: Path, expected: Expected, tag: str | None, chown: Chown
+    store: Store, deb_path: Path, expected: Expected, trees: Trees | None, chown: Chown
 ) -> tuple[Layer, Callable[[], None]]:
     """Unpack a package into the store; return its layer, and what is left to do: compress and write frame and record.
 
-    deb_path: the file, whose digest the caller has checked. tag: of the identity whose tree to make; None: no tree.
+    deb_path: the file, whose digest the caller has checked. trees: where to unpack it; None: no tree.
     The tree is complete on return. Raises PackageError naming package, member and reason.
     """
     key = layer_key(expected.sha256)
@@ -74,10 +75,10 @@ def unpack(
         view = memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(f.fileno()).st_size else b"")
     deb = open_deb(view, f"{expected.name} {expected.version}" if expected.name else deb_path.name)
     check_control(deb, expected)
-    if tag is None or store.has(f"trees-{tag}", key):
+    if trees is None or trees.has(key):
         parts, layer = _read(deb, key, expected, None)
     else:
-        with store.writing(f"trees-{tag}", key) as aside:
+        with trees.writing(key) as aside:
             aside.mkdir(mode=0o755)
             with TreeWriter(aside, chown) as writer:
                 parts, layer = _read(deb, key, expected, writer)
@@ -331,17 +332,15 @@ class TreeWriter:
             os.utime(path, (mtime, mtime), dir_fd=root, follow_symlinks=False)
 
 
-def make_tree(store: Store, layer: Layer, tag: str, chown: Chown) -> Path:
-    """Return the layer's unpacked tree for an identity, made from its frame where it is not there yet."""
-    path = tree_path(store, tag, layer.key)
-    if not path.exists():
-        layers = LayerStore(store)
-        with store.writing(f"trees-{tag}", layer.key) as aside:
+def make_tree(layers: LayerStore, layer: Layer, trees: Trees, chown: Chown) -> Path:
+    """Return the layer's unpacked tree, made from its frame where it is not there yet."""
+    if not trees.has(layer.key):
+        with trees.writing(layer.key) as aside:
             aside.mkdir(mode=0o755)
             with TreeWriter(aside, chown) as writer:
                 for entry, content in contents(layers, layer):
                     writer.add(entry, content)
-    return path
+    return trees.path(layer.key)
 
 
 def contents(layers: LayerStore, layer: Layer) -> Iterator[tuple[Entry, bytes]]:

@@ -20,6 +20,7 @@ import msgspec
 from mkroot.errors import MkrootError, PackageError
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
+from mkroot.store.trees import Trees
 from mkroot.store.unpack import PENDING, Chown, Expected, layer_key, make_tree, unpack
 
 _PR_SET_PDEATHSIG = 1
@@ -28,13 +29,13 @@ _PR_SET_PDEATHSIG = 1
 class Job(msgspec.Struct, frozen=True):
     """One package to unpack.
 
-    deb: the verified file; None where the store has the layer and only its tree is to be made. tag: of the identity
-    whose tree is wanted, None for no tree.
+    deb: the verified file; None where the store has the layer and only its tree is to be made. trees: where that is
+    made, None for no tree.
     """
 
     expected: Expected
     deb: Path | None
-    tag: str | None
+    trees: Trees | None
 
 
 class Unpackers:
@@ -192,10 +193,10 @@ def _serve(connection: Any, store: Store, chown: Chown) -> None:
         try:
             if job.deb is None:
                 layer = LayerStore(store).load(layer_key(job.expected.sha256))
-                make_tree(store, layer, job.tag, chown)
+                make_tree(LayerStore(store), layer, job.trees, chown)
             else:
                 size = job.deb.stat().st_size * 4
-                layer, finish = unpack(store, job.deb, job.expected, job.tag, chown)
+                layer, finish = unpack(store, job.deb, job.expected, job.trees, chown)
                 pending.append((size, finish))
                 held += size
             answer((job.expected.sha256, msgspec.msgpack.encode(layer)))

@@ -10,6 +10,7 @@ import msgspec
 
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
+from mkroot.store.trees import Trees
 from mkroot.store.unpack import Chown, Expected, layer_key, unpack
 from tests.testarchive import Content
 
@@ -26,15 +27,19 @@ def deb(folder: Path, name: str, content: Content, **fields: str) -> tuple[Path,
     return path, Expected(hashlib.sha256(data).hexdigest(), name, "1", "all", content.installed_size())
 
 
-def layer(store: Store, folder: Path, name: str, tag: str | None = None, fields: Any = None, **content: Any) -> Layer:
+def layer(
+    store: Store, folder: Path, name: str, trees: Trees | None = None, fields: Any = None, **content: Any
+) -> Layer:
     path, expected = deb(folder, name, Content(**content), **(fields or {}))
-    unpack(store, path, expected, tag, Chown())[1]()
+    unpack(store, path, expected, trees, Chown())[1]()
     return LayerStore(store).load(layer_key(expected.sha256))
 
 
 def shown(layer: Layer) -> list[str]:
     """A layer's own members, without dpkg's database, a line each."""
-    return [line(e) for e in layer.entries if not (e.path + "/").startswith(("var/lib/dpkg/", "var/")) or e.path == "var"]
+    return [
+        line(e) for e in layer.entries if not (e.path + "/").startswith(("var/lib/dpkg/", "var/")) or e.path == "var"
+    ]
 
 
 def line(entry: Any) -> str:

@@ -13,6 +13,7 @@ import pytest
 from mkroot.errors import PackageError
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
+from mkroot.store.trees import Trees
 from mkroot.store.unpack import Chown, Expected, layer_key, make_tree, unpack
 from tests.testarchive import MTIME, Content, File, Raw, ar, compress, member, tar
 from tests.unit.layers import control, deb, layer, shown
@@ -64,8 +65,8 @@ def test_a_tree_is_the_same_whether_unpacked_or_made_from_the_frame(store: Store
         "hardlinks": {"bin/y": "bin/x"},
         "fifos": ["srv/p"],
     }
-    made = layer(store, tmp_path, "a", tag="one", **content)
-    other = make_tree(store, made, "two", Chown())
+    made = layer(store, tmp_path, "a", trees=Trees(tmp_path / "one"), **content)
+    other = make_tree(LayerStore(store), made, Trees(tmp_path / "two"), Chown())
 
     def state(root: Path) -> list[object]:
         found = []
@@ -75,7 +76,7 @@ def test_a_tree_is_the_same_whether_unpacked_or_made_from_the_frame(store: Store
                 found.append((os.path.relpath(folder, root), name, s.st_mode, s.st_nlink, int(s.st_mtime), s.st_size))
         return sorted(found)
 
-    first = store.path("trees-one", made.key)
+    first = Trees(tmp_path / "one").path(made.key)
     assert state(first) == state(other)
     assert (first / "usr/bin/x").stat().st_mtime == MTIME
     assert not (first / "bin").exists()  # a merged /usr has it in usr/bin
@@ -84,10 +85,10 @@ def test_a_tree_is_the_same_whether_unpacked_or_made_from_the_frame(store: Store
 def test_umask_has_no_influence(store: Store, tmp_path: Path) -> None:
     old = os.umask(0o077)
     try:
-        made = layer(store, tmp_path, "a", tag="t", files={"usr/x": b""}, dirs={"usr/d": 0o775})
+        made = layer(store, tmp_path, "a", trees=Trees(tmp_path / "t"), files={"usr/x": b""}, dirs={"usr/d": 0o775})
     finally:
         os.umask(old)
-    root = store.path("trees-t", made.key)
+    root = Trees(tmp_path / "t").path(made.key)
     assert (root / "usr/x").stat().st_mode & 0o777 == 0o644
     assert (root / "usr/d").stat().st_mode & 0o777 == 0o775
 
@@ -129,7 +130,7 @@ def test_hostile_members_are_refused_and_leave_nothing(store: Store, tmp_path: P
     path, expected = deb(tmp_path, "a", Content(raw=HOSTILE[case], scripts={"postinst": "#!/bin/sh\n"}))
     before = sorted(p for p in tmp_path.rglob("*"))
     with pytest.raises(PackageError) as e:
-        unpack(store, path, expected, "t", Chown())
+        unpack(store, path, expected, Trees(tmp_path / "t"), Chown())
     assert "a 1" in str(e.value)
     left = [p for p in tmp_path.rglob("*") if p not in before and p.is_file() and p.name != "format"]
     assert left == []
@@ -163,12 +164,12 @@ MALFORMED = {
 def test_malformed_streams_are_refused(store: Store, tmp_path: Path, case: str) -> None:
     path, expected = deb(tmp_path, "a", _data(MALFORMED[case]))
     with pytest.raises(PackageError):
-        unpack(store, path, expected, "t", Chown())
+        unpack(store, path, expected, Trees(tmp_path / "t"), Chown())
 
 
 def test_good_stream_is_accepted(store: Store, tmp_path: Path) -> None:
     path, expected = deb(tmp_path, "a", _data(GOOD + bytes(10240)))
-    unpack(store, path, expected, "t", Chown())[1]()
+    unpack(store, path, expected, Trees(tmp_path / "t"), Chown())[1]()
     assert LayerStore(store).has(layer_key(expected.sha256))
 
 
