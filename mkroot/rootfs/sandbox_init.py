@@ -71,7 +71,7 @@ def _limit_resources() -> None:
 # ---- commands
 
 
-def _become(request: dict[str, object], fds: list[int], report: int) -> None:
+def _become(request: dict[str, object], fds: list[int], report: int, root: int) -> None:
     """In the child: take the descriptors, and become the command; returns never."""
     os.setsid()
     numbers = request["fds"]
@@ -81,6 +81,7 @@ def _become(request: dict[str, object], fds: list[int], report: int) -> None:
     assert isinstance(environment, dict)
     top = max([2, *numbers]) + 1
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, top + 1) for fd in fds]
+    root = fcntl.fcntl(root, fcntl.F_DUPFD, top + 1)
     report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, top + 1)
     os.dup2(report, top, inheritable=False)
     for n in range(top):
@@ -88,12 +89,16 @@ def _become(request: dict[str, object], fds: list[int], report: int) -> None:
             os.dup2(0, n) if n < 3 else _close(n)
     for fd, n in zip(high, numbers, strict=True):
         os.dup2(fd, n)
-    linux.close_from(top + 1)
+    root = os.dup2(root, top + 1)
+    linux.close_from(top + 2)
+    os.set_inheritable(root, False)
     for number in (_signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ):  # what this Python ignores
         _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
     os.umask(0o022)
     try:
+        os.fchdir(root)
+        os.chroot(".")
         if isinstance(user, tuple):
             os.setgroups(user[2:] or user[1:2])
             os.setresgid(user[1], user[1], user[1])
@@ -138,7 +143,8 @@ def _execute(argv: list[str], environment: dict[str, str]) -> None:
 class Server:
     """Takes requests from the control socket, one at a time, and answers each when all it started is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: int) -> None:
+        self._root = root
         self._control = _socket.socket(fileno=CONTROL)
         self._main = 0
         self._report = -1
@@ -182,7 +188,7 @@ class Server:
         self._main = os.fork()
         if self._main == 0:
             try:
-                _become(request, fds, report)
+                _become(request, fds, report, self._root)
             finally:
                 os._exit(127)
         for fd in [*fds, report]:
@@ -214,6 +220,18 @@ class Server:
         fault = os.read(self._report, 16)
         os.close(self._report)
         self._control.send(b"done %d %d %d" % (os.waitstatus_to_exitcode(status), int(fault or b"0"), left))
+
+
+def _leave_root() -> int:
+    """Return a descriptor of the root, and go to a root of process 1's own.
+
+    ischroot(1) compares its root with that of process 1. Scripts ask it before they signal init or restart services:
+    that of Ubuntu's libc6 waits a second for an init that it believes to be there. This is a chroot in all but name.
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chroot("/dev")
+    os.chdir("/")
+    return root
 
 
 def main() -> None:
@@ -254,4 +272,4 @@ def main() -> None:
     for fd in listener:
         os.close(fd)
     control.close()
-    Server().serve()
+    Server(_leave_root()).serve()
