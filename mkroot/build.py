@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from mkroot import locking, making
-from mkroot.errors import LockError
+from mkroot.errors import Faults, LockError, MkrootError
 from mkroot.oci.model import Descriptor
 from mkroot.progress import Progress, Step
-from mkroot.recipe.load import load
+from mkroot.recipe.load import load, locate
 from mkroot.recipe.model import Recipe
 from mkroot.resolve.lock import Lock
 from mkroot.rootfs.identity import Identity
@@ -67,10 +68,24 @@ def build(
     store = Store(default_root(environ))
     lock = settled(store, wanted, recipe, options, environ, progress)
     siblings: list[Descriptor] = []  # an image of several architectures is one index
-    return tuple(
-        making.make(store, identity, wanted, lock, architecture, options, environ, progress, siblings)
-        for architecture in wanted.arch
-    )
+    try:
+        return tuple(
+            making.make(store, identity, wanted, lock, architecture, options, environ, progress, siblings)
+            for architecture in wanted.arch
+        )
+    except MkrootError as e:
+        raise placed(e, recipe, options) from e.__cause__
+
+
+def placed(error: MkrootError, recipe: str, options: Options) -> MkrootError:
+    """Return an error that names a key of the recipe with the key's file, line and column."""
+    if isinstance(error, Faults):
+        return Faults(placed(fault, recipe, options) for fault in error.faults)
+    key = error.where or ""
+    if not re.fullmatch(r"[a-z][a-z_-]*((\.[a-z_-]+)|(\[\d+\]))*", key):
+        return error
+    place = locate(recipe, key, options.defines)
+    return type(error)(f"`{key}`: {error.what}", where=place, hint=error.hint) if place else error
 
 
 def open_recipe(recipe: str, options: Options) -> Recipe:

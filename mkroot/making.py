@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import mkroot
-from mkroot import locking, packages, rooting, unchanged
+from mkroot import locking, packages, records, rooting, unchanged
 from mkroot.archive import address
 from mkroot.archive.http import Http
 from mkroot.archive.inrelease import Policy
@@ -84,6 +84,8 @@ def make(
         siblings=siblings,
         progress=progress,
     )
+    digests = [made.manifest.tree, *(m.digest for m in made.artifacts if m.kind == "oci")]
+    records.keep(store, digests, rooted.root, scripts=recipe.configure == "scripts", lock=lock)
     result = Built(
         name=str(recipe.name),
         architecture=str(architecture),
@@ -201,7 +203,10 @@ def _root(
                 supply.wait(upto)
                 members = list(zip([s for s in stages if s in _UPTO[name]], supply.layers(upto)))
                 todo = [s for s in rooting.stages(members, date) if s.name == name]
-                root = rooting.configured(layers, identity, trees, root, todo, progress)
+                told = progress.warn if options.explain_cache else None
+                root = rooting.configured(
+                    layers, identity, trees, root, todo, progress, f"{recipe.name} {architecture}", told
+                )
             supply.finish()
         else:
             supply.finish()

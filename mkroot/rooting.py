@@ -15,8 +15,8 @@ from mkroot.errors import SandboxError
 from mkroot.progress import Progress
 from mkroot.recipe.model import Hook, Recipe
 from mkroot.recipe.normal import plain
+from mkroot.rootfs import causes, dpkg
 from mkroot.rootfs import customise as customising
-from mkroot.rootfs import dpkg
 from mkroot.rootfs.apt_sources import Source, write_apt_sources
 from mkroot.rootfs.assembly import Assembly
 from mkroot.rootfs.capture import COARSE, Event, capture
@@ -96,13 +96,26 @@ def known(layers: LayerStore, root: Root, todo: Sequence[Stage]) -> bool:
 
 
 def configured(
-    layers: LayerStore, identity: Identity, trees: Trees, root: Root, todo: Sequence[Stage], progress: Progress
+    layers: LayerStore,
+    identity: Identity,
+    trees: Trees,
+    root: Root,
+    todo: Sequence[Stage],
+    progress: Progress,
+    place: str = "",
+    told: Callable[[str], None] | None = None,
 ) -> Root:
-    """Configure stage after stage; raises SandboxError, RootfsError."""
+    """Configure stage after stage; raises SandboxError, RootfsError.
+
+    place: the recipe and architecture, for the memory of what its stages were made of. told: called with a sentence on
+    why each stage was made again, or was not.
+    """
     for stage in todo:
         with progress.step(f"configure {stage.name}", len(stage.packages), "packages") as p:
             p.cached = layers.has(stage_key(root.key, stage))
             p.result = f"{len(stage.packages)} packages"
+            if told is not None:
+                told(causes.cause(layers.store, place, root.key, stage, made=not p.cached))
             root = configure(layers, identity, trees, root, stage, note=lambda name: progress.advance(1, name))
     return root
 

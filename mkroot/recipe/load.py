@@ -11,7 +11,7 @@ import msgspec
 from mkroot.errors import MESSAGE_LIMIT, Faults, RecipeError
 from mkroot.recipe.compose import Composition, Reader, read_file
 from mkroot.recipe.convert import Converter, schema
-from mkroot.recipe.document import Entry, Keys, Scalar
+from mkroot.recipe.document import Entry, Keys, Scalar, spelled
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.rules import Rules, missing_files
 
@@ -48,6 +48,26 @@ def load(
     if faults or not isinstance(recipe, Recipe):
         raise Faults(_ordered(faults, composition.files))
     return msgspec.structs.replace(recipe, vars=composition.vars)
+
+
+def locate(source: str | os.PathLike[str], key: str, defines: Mapping[str, str] | None = None) -> str | None:
+    """Return `file:line:column` of a key of a recipe that was loaded before, or of what holds it; None for none.
+
+    key: its path, as in `config.users[0].shell`. Standard input cannot be read twice and has no answer.
+    """
+    path = os.fspath(source)
+    if path == "-":
+        return None
+    composition = Composition(path, defines or {}, read_file)
+    if composition.root is None:
+        return None
+    _complete(composition.root)
+    converter = Converter(os.path.dirname(path), composition.whole)
+    converter.value(composition.root, schema(), (), composition.root.place)
+    places = {spelled(p): place for p, place in converter.places.items()}
+    while key and key not in places:
+        key = key.rpartition("[" if key.endswith("]") else ".")[0]
+    return str(places[key]) if key else None
 
 
 def _complete(root: Keys) -> None:

@@ -52,9 +52,9 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
 
 
-def stage_key(before: str, stage: Stage, *inputs: str) -> str:
-    """Return the key of a stage's result: what was before, its packages, its date, and what else it reads."""
-    parts = ["stage", FORMAT, before, stage.name, stage.epoch, [p.key for p in stage.packages], list(inputs)]
+def stage_key(before: str, stage: Stage) -> str:
+    """Return the key of a stage's result: what was before, its packages in order, and the date that scripts see."""
+    parts = ["stage", FORMAT, before, stage.name, stage.epoch, [p.key for p in stage.packages]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
