@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,7 +142,7 @@ class Top:
     @contextlib.contextmanager
     def mounted(self, root: Root) -> Iterator[Path]:
         """Mount the union of the root's layers below this top; yield where."""
-        lowers = [_top_tree(self.layers, top, self.identity, self.trees) for top in reversed(root.tops)]
+        lowers = [_top_tree(self.layers, top, self.identity, self.trees, root.tree) for top in reversed(root.tops)]
         lowers += [make_tree(self.layers, p, self.trees, chown(self.identity)) for p in root.packages]
         lowers.append(self.folder / "scaffold")
         tops = lowers[: len(root.tops)]
@@ -186,12 +187,20 @@ def chown(identity: Identity) -> Chown:
     return Chown(min(sum(r[2] for r in identity.uids), sum(r[2] for r in identity.gids)))
 
 
-def _top_tree(layers: LayerStore, layer: Layer, identity: Identity, trees: Trees) -> Path:
-    """Return a top's folder in the form that overlayfs reads: whiteouts and opaque folders included."""
+def _top_tree(layers: LayerStore, layer: Layer, identity: Identity, trees: Trees, tree: Tree) -> Path:
+    """Return a top's folder in the form that overlayfs reads: whiteouts and opaque folders included.
+
+    tree: what its folders are like that it does not have itself; the union shows the topmost one's mode and owner.
+    """
+
+    def above(path: str) -> Entry | None:
+        node = tree.nodes.get(path)
+        return node.entry if node is not None and node.entry.kind == DIR else None
+
     if not trees.has(layer.key):
         with trees.writing(layer.key) as aside:
             aside.mkdir(mode=0o755)
-            with TreeWriter(aside, chown(identity)) as writer:
+            with TreeWriter(aside, chown(identity), above=above, now=int(time.time())) as writer:
                 for entry, content in contents(layers, layer):
                     writer.add(entry, content)
                 for gone in layer.removed:

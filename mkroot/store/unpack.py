@@ -18,7 +18,7 @@ from mkroot.debian.deb import Deb, open_deb
 from mkroot.debian.deb822 import parse_stanza
 from mkroot.errors import PackageError
 from mkroot.store.frame import pieces_of, raw_pieces
-from mkroot.store.layer import FORMAT, FrameBuilder, Layer, LayerStore
+from mkroot.store.layer import FORMAT, NOW, FrameBuilder, Layer, LayerStore
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry, parent
@@ -241,7 +241,16 @@ class TreeWriter:
     Parents are folders that it made itself, so no write goes through a link.
     """
 
-    def __init__(self, root: Path, chown: Chown) -> None:
+    def __init__(
+        self, root: Path, chown: Chown, *, above: Callable[[str], Entry | None] = lambda path: None, now: int = 0
+    ) -> None:
+        """Open the folder `root`.
+
+        above: tells what a folder is like that is not added itself; 0755 and root's where it knows nothing.
+        now: seconds, the time of entries that were written while a build ran.
+        """
+        self._above = above
+        self._now = now
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._chown = chown
         self._folders = {""}
@@ -263,8 +272,13 @@ class TreeWriter:
         up = parent(path)
         if up not in self._folders:
             self._make_parents(up)
-            os.mkdir(up, 0o755, dir_fd=self._root)
+            known = self._above(up) or Entry(up, DIR, 0o755)
+            os.mkdir(up, known.mode, dir_fd=self._root)
             self._folders.add(up)
+            if self._own(known):
+                os.chown(up, known.uid, known.gid, dir_fd=self._root, follow_symlinks=False)
+                os.chmod(up, known.mode, dir_fd=self._root)
+            self._mark(up, known)
 
     def _own(self, entry: Entry) -> bool:
         return (entry.uid or entry.gid) != 0 and max(entry.uid, entry.gid) < self._chown.limit
@@ -282,7 +296,7 @@ class TreeWriter:
         path, root = entry.path, self._root
         if parent(path) not in self._folders:
             self._make_parents(path)
-        mtime = max(entry.mtime, 0)
+        mtime = self._now if entry.mtime == NOW else entry.mtime
         if entry.kind == FILE:
             fd = os.open(
                 path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, entry.mode, dir_fd=root

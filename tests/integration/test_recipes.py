@@ -13,6 +13,7 @@ from tests.integration.building import ROOT, build, in_chroot, members, needs_ro
 pytestmark = pytest.mark.archive
 RECIPES = sorted(p.stem for p in (ROOT / "recipes").glob("*.yaml"))
 WITH_APT = ("debian-12", "debian-min", "debian-slim", "debian-web", "python-app", "ubuntu-base", "ubuntu-jammy")
+CHANGED = {"debian-web": ["??5?????? c /etc/nginx/sites-available/default"]}  # conffiles that the recipe replaces
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -40,7 +41,8 @@ def test_dpkg_and_apt_find_nothing_wrong(built: tuple[str, Path], tmp_path: Path
     if name == "static":
         pytest.skip("a distroless image has neither dpkg nor apt")
     root = unpacked(folder / "rootfs.tar.zst", tmp_path / "root")
-    assert in_chroot(root, "dpkg --audit", "dpkg --verify") == ""
+    told = in_chroot(root, "dpkg --audit", "dpkg --verify").splitlines()
+    assert [line for line in told if line not in CHANGED.get(name, ())] == []
     if name in WITH_APT:
         assert "E:" not in in_chroot(root, "apt-get check")
 

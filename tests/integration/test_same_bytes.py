@@ -98,7 +98,8 @@ def test_an_ordinary_user(first: tuple[Path, Path], kind: str, store: Path, tmp_
         assert done.returncode == 0, done.stderr
         assert digests(home / "out") == digests(out)
     finally:
-        subprocess.run(["rm", "-rf", home], check=True)
+        subprocess.run(["rm", "-rf", str(home) + ".old"], check=True)
+        os.rename(home, str(home) + ".old")
 
 
 def test_source_date_epoch_wins(first: tuple[Path, Path], store: Path, tmp_path: Path) -> None:
