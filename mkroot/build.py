@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from mkroot import locking, making
-from mkroot.errors import Faults, LockError, MkrootError
+from mkroot.errors import ArtifactError, Faults, LockError, MkrootError
 from mkroot.oci.model import Descriptor
 from mkroot.progress import Progress, Step
 from mkroot.recipe.load import load, locate
@@ -65,6 +65,8 @@ def build(
 ) -> tuple[Built, ...]:
     """Build a recipe (a path, or "-" for standard input), one result an architecture; raises MkrootError."""
     wanted = open_recipe(recipe, options)
+    if options.out.exists() and not options.out.is_dir():
+        raise ArtifactError("the output folder is a file", where=str(options.out), hint="name another with `-o DIR`")
     store = Store(default_root(environ))
     lock = settled(store, wanted, recipe, options, environ, progress)
     siblings: list[Descriptor] = []  # an image of several architectures is one index
