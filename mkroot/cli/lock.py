@@ -34,11 +34,13 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.build import lock
     from mkroot.cli.terminal import make_progress, plural, print_json
     from mkroot.resolve.lock import diff_locks
+    from mkroot.store.prune import using
+    from mkroot.store.store import Store, default_root
 
     update = None if args.update is None else tuple(args.update)
-    before, after, path = lock(
-        args.recipe, options_of(args), os.environ, make_progress(quiet=args.json or args.recipe == "-"), update
-    )
+    progress = make_progress(quiet=args.json or args.recipe == "-")
+    with using(Store(default_root(dict(os.environ)))):
+        before, after, path = lock(args.recipe, options_of(args), os.environ, progress, update)
     if path is None:
         sys.stdout.write(after.encode().decode())
         return 0

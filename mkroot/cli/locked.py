@@ -25,6 +25,7 @@ def roots(
     from mkroot.errors import LockError
     from mkroot.locking import check_fresh, lock_path, read_lock
     from mkroot.resolve.lock import lock_root
+    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
 
     wanted = open_recipe(recipe, options)
@@ -42,6 +43,7 @@ def roots(
         where = "standard input" if path is None else str(path)
         raise LockError("there is no lock", where=where, hint=f"run `mkroot lock {recipe}`")
     store = Store(default_root(dict(environ)))
-    found = searched(store, wanted, options, environ, make_progress(quiet=True))
+    with using(store):
+        found = searched(store, wanted, options, environ, make_progress(quiet=True))
     notes = tuple(dict.fromkeys(note for f in found.values() for note in f.resolution.notes))
     return wanted, {a: lock_root(f.resolution) for a, f in found.items()}, notes

@@ -27,8 +27,11 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.build import plan
     from mkroot.cli.terminal import make_progress, print_json
     from mkroot.resolve.explain import why_not
+    from mkroot.store.prune import using
+    from mkroot.store.store import Store, default_root
 
-    _, found = plan(args.recipe, options_of(args), os.environ, make_progress(quiet=True))
+    with using(Store(default_root(dict(os.environ)))):
+        _, found = plan(args.recipe, options_of(args), os.environ, make_progress(quiet=True))
     report = {
         a: why_not(f.archive.universe, f.resolution.request, f.resolution, args.package) for a, f in found.items()
     }

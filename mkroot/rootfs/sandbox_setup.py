@@ -3,7 +3,6 @@
 Quick parts of the standard library only: see `mkroot.rootfs.sandbox_init`.
 """
 
-
 from __future__ import annotations
 
 import _socket

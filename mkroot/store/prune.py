@@ -55,9 +55,26 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextlib.contextmanager
 def using(store: Store) -> Iterator[None]:
-    """Keep `prune` away while a build runs; builds do not wait for each other."""
-    with store.lock("store", "in-use", shared=True):
-        yield
+    """Keep `prune` and `sweep` away while the store is worked in; those who work in it do not wait for each other.
+
+    What killed or interrupted work left in `tmp/` is removed, before and after, unless somebody else is at work.
+    """
+    sweep(store)
+    try:
+        with store.lock("store", "in-use", shared=True):
+            yield
+    finally:
+        sweep(store)
+
+
+def sweep(store: Store) -> None:
+    """Remove unfinished work where nobody uses the store; what cannot be removed stays for `prune` to tell."""
+    with contextlib.suppress(StoreError, OSError):
+        left = os.listdir(store.root / "tmp")
+        if left:
+            with _alone(store):
+                for name in left:
+                    remove(store.root / "tmp" / name)
 
 
 def items(store: Store) -> Iterator[Item]:

@@ -84,7 +84,7 @@ def differences(ours: Mapping[str, Member], theirs: Mapping[str, Member], explai
 
 def in_chroot(root: Path, *commands: str) -> str:
     """Run shell commands in an unpacked root with a /dev of its own, and return what they print."""
-    script = "mount --bind /dev \"$0/dev\" && exec chroot \"$0\" /bin/sh -ec \"$1\""
+    script = 'mount --bind /dev "$0/dev" && exec chroot "$0" /bin/sh -ec "$1"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, root, "\n".join(commands)],
         capture_output=True,

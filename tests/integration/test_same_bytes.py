@@ -1,4 +1,4 @@
-"""The same recipe and lock give the same bytes, whatever the store held, whoever builds, and however their machine is set."""
+"""The same recipe and lock give the same bytes, whatever the store held, whoever builds and wherever."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,8 +97,7 @@ def test_an_ordinary_user(first: tuple[Path, Path], kind: str, store: Path, tmp_
         assert done.returncode == 0, done.stderr
         assert digests(home / "out") == digests(out)
     finally:
-        subprocess.run(["rm", "-rf", str(home) + ".old"], check=True)
-        os.rename(home, str(home) + ".old")
+        subprocess.run(["rm", "-rf", home], check=True)
 
 
 def test_source_date_epoch_wins(first: tuple[Path, Path], store: Path, tmp_path: Path) -> None:
@@ -113,6 +111,5 @@ def test_source_date_epoch_wins(first: tuple[Path, Path], store: Path, tmp_path:
 def test_the_lock_tells_nothing_of_the_machine(first: tuple[Path, Path]) -> None:
     recipe, _ = first
     text = recipe.with_suffix(".lock").read_text()
-    assert "://" not in text and str(recipe.parent) not in text and os.uname().nodename not in json.loads(text)
-    assert text.endswith("\n") and sys.byteorder
-    assert ROOT.name not in json.loads(text)
+    assert "://" not in text and str(recipe.parent) not in text and str(ROOT) not in text
+    assert text.endswith("\n")

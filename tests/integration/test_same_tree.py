@@ -51,8 +51,10 @@ def test_tree_equals_mmdebstraps(distro: str, suite: str, store: Path, tmp_path:
         ring.flush()
         os.chmod(ring.name, 0o644)
         done = subprocess.run(
-            ["mmdebstrap", "--variant=minbase", "--mode=root", f"--keyring={ring.name}", suite]
-            + [str(tmp_path / "theirs.tar"), *sources(distro, suite)],
+            [
+                *("mmdebstrap", "--variant=minbase", "--mode=root", f"--keyring={ring.name}"),
+                *(suite, str(tmp_path / "theirs.tar"), *sources(distro, suite)),
+            ],
             capture_output=True,
             text=True,
             env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)},

@@ -28,7 +28,10 @@ def small_root(tmp_path: Path, name: str = "store") -> Assembly:
     layers = LayerStore(store)
     tree = Tree(layers.read)
     merge = Merge(tree, lambda a, b: False, {})
-    a = {"files": {"etc/a": b"1", "usr/bin/x": File(content=b"x" * 9000, mode=0o4755)}, "hardlinks": {"usr/y": "usr/bin/x"}}
+    a = {
+        "files": {"etc/a": b"1", "usr/bin/x": File(content=b"x" * 9000, mode=0o4755)},
+        "hardlinks": {"usr/y": "usr/bin/x"},
+    }
     b = {"files": {"usr/lib/b": os.urandom(10) and b"b" * 100}, "symlinks": {"usr/l": "bin/x"}, "dirs": {"srv": 0o1777}}
     for package, content in (("a", a), ("b", b)):
         merge.add(layer(store, tmp_path, package, **content))
@@ -82,7 +85,7 @@ def test_every_codec_holds_the_same_stream(tmp_path: Path, codec: str, single_st
     assert found["etc/a"][6] == b"changed"
     assert found["etc/a"][5] == 1_800_000_000
     assert "usr/bin/x" not in found
-    assert found["usr/y"] [:2] == (tarfile.REGTYPE, 0o4755) and found["usr/y"][6] == b"x" * 9000
+    assert found["usr/y"][:2] == (tarfile.REGTYPE, 0o4755) and found["usr/y"][6] == b"x" * 9000
     assert found["usr/l"][4] == "bin/x"
     names = list(found)
     folders = [n for n in names if found[n][0] == tarfile.DIRTYPE]

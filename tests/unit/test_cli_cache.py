@@ -123,6 +123,19 @@ def test_prune_waits_for_no_build_and_takes_nothing_from_it(tmp_path: Path) -> N
     assert prune(store, before=float("inf"), now=time.time()) == []
 
 
+def test_unfinished_work_of_the_dead_is_swept_and_that_of_others_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    left = tmp_path / "tmp" / "left"
+    left.mkdir()
+    with using(store):
+        assert not left.exists()
+        left.mkdir()
+        with using(store):
+            assert left.exists()
+        assert left.exists()
+    assert not left.exists()
+
+
 def test_unfinished_work_goes_after_a_day(tmp_path: Path) -> None:
     store = Store(tmp_path)
     now = time.time()

@@ -1,0 +1,62 @@
+"""A build on the real archive that is stopped half-way: it ends at once, leaves nothing, and the next one is right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.building import MKROOT, ROOT, mkroot
+
+pytestmark = pytest.mark.archive
+RECIPE = ROOT / "recipes" / "debian-min.yaml"
+
+
+def processes(session: int) -> list[str]:
+    """Return the processes of a session."""
+    run = subprocess.run(["ps", "-s", str(session), "-o", "pid=,args="], capture_output=True, text=True, check=False)
+    return run.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("number", "after", "status"),
+    [
+        (signal.SIGINT, 0.4, 130),
+        (signal.SIGINT, 2.0, 130),
+        (signal.SIGTERM, 1.2, 143),
+        (signal.SIGINT, 3.5, 130),
+    ],
+)
+def test_a_stopped_build_leaves_nothing(number: int, after: float, status: int, store: Path, tmp_path: Path) -> None:
+    mkroot("build", RECIPE, "-o", tmp_path / "right", "--no-lock", store=store)
+    own = tmp_path / "store"
+    words = [str(MKROOT), "build", str(RECIPE), "-o", str(tmp_path / "out"), "--no-lock"]
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"MKROOT_STORE": str(own)},
+        start_new_session=True,
+    )
+    time.sleep(after)
+    if process.poll() is not None:
+        pytest.skip(f"the build took less than {after} s")
+    start = time.monotonic()
+    os.killpg(process.pid, number)  # as a terminal does: to all of them
+    out, err = process.communicate(timeout=20)
+    assert time.monotonic() - start < 2
+    assert (process.returncode, out) == (status, ""), err
+    assert "Traceback" not in err
+    assert processes(process.pid) == []
+    assert str(own) not in Path("/proc/mounts").read_text()
+    assert not list((own / "tmp").iterdir())
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*"))
+    mkroot("build", RECIPE, "-o", tmp_path / "out", "--no-lock", store=own)
+    name = Path("debian-min/amd64/rootfs.tar.zst")
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "right" / name).read_bytes()
+    assert mkroot("cache", "verify", store=own).returncode == 0
