@@ -43,7 +43,7 @@ def build(recipe: str | Path, out: Path, store: Path, *words: str, **more: Any) 
 
 
 def members(path: Path) -> dict[str, Member]:
-    """Return a tar archive's members: kind, mode, owners, content or target, xattrs; hard links as the file they name."""
+    """Return a tar archive's members: kind, mode, owners, content or target, xattrs; a hard link as its file."""
     data = path.read_bytes()
     if data[:4] == b"\x28\xb5\x2f\xfd":
         import zstandard
