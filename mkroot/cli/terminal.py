@@ -161,7 +161,8 @@ class Bar:
         self._next = now + self.EVERY
         if self._rich is None:
             self._open()
-        self._rich.update(self._task, completed=self._done, item=self._item[:40])
+        done = self._done if self._total is None else min(self._done, self._total)  # a trigger runs a package again
+        self._rich.update(self._task, completed=done, item=self._item[:40])
         self._rich.refresh()
 
     def _open(self) -> None:

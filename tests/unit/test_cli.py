@@ -166,6 +166,43 @@ def test_no_colour_but_on_a_terminal(program: Program) -> None:
     assert "\x1b[" not in told(TERM="dumb")
 
 
+STEPS = """
+import time
+from mkroot.cli.terminal import make_progress
+progress = make_progress()
+with progress.step("fetch", 3000, "B") as step:
+    for _ in range(4):
+        time.sleep(0.15)
+        step.advance(1000, "hello")
+    step.result = "1 package"
+with progress.step("quick", 1, "package") as step:
+    step.advance(1, "hello")
+    step.cached = True
+progress.warn("beware")
+"""
+
+
+def test_bars_on_a_terminal_and_lines_elsewhere(program: Program) -> None:
+    import pty
+
+    run = [sys.executable, "-c", STEPS]
+    plain = subprocess.run(run, capture_output=True, text=True, env=program.environ, check=True).stderr
+    assert [line.split(maxsplit=2)[2] for line in plain.splitlines()[:2]] == [
+        "fetch                 1 package",
+        "quick                 cached",
+    ]
+    assert plain.splitlines()[2:] == ["warning: beware"]
+    leader, follower = pty.openpty()
+    subprocess.run(run, stderr=follower, env=program.environ | {"TERM": "xterm"}, check=True)
+    os.close(follower)
+    shown = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert "━" in shown
+    assert "hello" in shown
+    assert "4.0/3.0" not in shown
+    assert "quick                 cached" in shown
+
+
 SLEEPER = """
 import mkroot.cli.schema as command, sys, time
 def run(args):
