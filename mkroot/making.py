@@ -23,7 +23,7 @@ from mkroot.oci.model import Descriptor
 from mkroot.oci.outputs import write_build
 from mkroot.oci.store import ImageStore
 from mkroot.progress import Progress
-from mkroot.recipe.model import Recipe
+from mkroot.recipe.model import Recipe, Trim
 from mkroot.recipe.normal import digest as recipe_digest
 from mkroot.recipe.normal import normalised
 from mkroot.resolve.lock import Lock, LockedPackage, LockedRoot
@@ -196,7 +196,9 @@ def _root(
         if not rooting.known(layers, root, todo):
             missing = packages.absent(layers.store, items, trees)
     wanted = trees if scripts else None
-    with packages.supplied(layers, missing, wanted, chown(identity), environ, options.offline, progress) as supply:
+    with packages.supplied(
+        layers, missing, wanted, _codecs(recipe), chown(identity), environ, options.offline, progress
+    ) as supply:
         if scripts:
             for name in ("essential", "variant", "include"):
                 upto = [i for i, s in zip(items, stages) if s in _UPTO[name]]
@@ -214,6 +216,17 @@ def _root(
     epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
     root, notes = rooting.finished(layers, identity, trees, root, recipe, inside, epoch, progress)
     return Rooted(root=root, epoch=epoch, notes=notes)
+
+
+def _codecs(recipe: Recipe) -> tuple[str, ...]:
+    """Return the codecs beside zstd in which whole packages will be wanted: better made while scripts run.
+
+    A root that is trimmed keeps hardly a package whole.
+    """
+    image = any(k in recipe.outputs for k in ("oci", "oci-archive", "docker-archive")) or bool(recipe.image.tags)
+    gzip = "tar.gz" in recipe.outputs or (image and recipe.image.compression == "gzip")
+    whole = recipe.trim == Trim() and recipe.configure != "static" and not recipe.image.layers.single_stream
+    return ("gzip",) if gzip and whole else ()
 
 
 def _at_snapshot(

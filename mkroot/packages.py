@@ -65,6 +65,7 @@ class Supply:
         items: Sequence[Item],
         *,
         trees: Trees | None,
+        codecs: tuple[str, ...],
         chown: Chown,
         http: Http,
         offline: bool,
@@ -74,6 +75,7 @@ class Supply:
         self._store = layers.store
         self._items = list(items)
         self._trees = trees
+        self._codecs = codecs
         self._http = http
         self._offline = offline
         self._progress = progress
@@ -112,7 +114,7 @@ class Supply:
                 self._changed.notify_all()
 
     def _put(self, item: Item, deb: Path | None) -> None:
-        self._pool.put(Job(item.expected, deb, self._trees))
+        self._pool.put(Job(item.expected, deb, self._trees, self._codecs))
         self._note(self._pool.done(0))
 
     def _note(self, layers: Iterable[tuple[str, Layer]]) -> None:
@@ -157,6 +159,7 @@ def supplied(
     layers: LayerStore,
     items: Sequence[Item],
     trees: Trees | None,
+    codecs: tuple[str, ...],
     chown: Chown,
     environ: Mapping[str, str],
     offline: bool,
@@ -164,7 +167,9 @@ def supplied(
 ) -> Iterator[Supply]:
     """Yield the supply of what the store lacks; an error on the way ends it."""
     http = Http(environ, tell=progress.warn)
-    supply = Supply(layers, items, trees=trees, chown=chown, http=http, offline=offline, progress=progress)
+    supply = Supply(
+        layers, items, trees=trees, codecs=codecs, chown=chown, http=http, offline=offline, progress=progress
+    )
     try:
         yield supply
     finally:

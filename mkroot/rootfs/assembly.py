@@ -7,6 +7,7 @@ configuration stages and by the recipe.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -203,7 +204,8 @@ class Assembly:
             return _write_single(out, codec, self.raw(group))
         compress = compressor(codec)
         head = [(compress(p), len(p)) for p in pieces_of(iter((self._head(group),))) if p]
-        frames = [self._frame(i, codec) for i in self._indices(group)]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the codecs run without the GIL
+            frames = list(pool.map(lambda i: self._frame(i, codec), self._indices(group)))
         end = compress(END)
         return self._join(out, codec, head, frames, end)
 

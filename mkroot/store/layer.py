@@ -95,13 +95,19 @@ class LayerStore:
                 f"a damaged store entry: {e}", where=str(path), hint="run `mkroot cache verify` to find and mend it"
             ) from e
 
-    def save(self, layer: Layer, raws: Iterator[bytes], codec: str = "zstd") -> None:
+    def save(self, layer: Layer, raws: Iterator[bytes]) -> None:
         """Write a layer: its frame first, then its record, so that a record never stands without its frame."""
-        with self.store.writing("frames", frame_key(layer.key, codec), sync=False) as aside:
-            write_frame(aside, codec, raws)
+        self.save_frame(layer, raws, "zstd")
         blob = msgspec.msgpack.encode(layer)
         with self.store.writing("layers", layer.key, sync=False) as aside:
             aside.write_bytes(hashlib.sha256(blob).digest() + blob)
+
+    def save_frame(self, layer: Layer, raws: Iterator[bytes], codec: str) -> None:
+        """Write a layer's whole frame in a codec, from the pieces of its stream."""
+        key = frame_key(layer.key, codec)
+        if not self.store.has("frames", key):
+            with self.store.writing("frames", key, sync=False) as aside:
+                write_frame(aside, codec, raws)
 
     def base(self, layer: Layer) -> Frame:
         """Return the layer's whole frame, zstd."""

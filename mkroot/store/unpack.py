@@ -62,11 +62,12 @@ def merged(path: str) -> str:
 
 
 def unpack(
-    store: Store, deb_path: Path, expected: Expected, trees: Trees | None, chown: Chown
+    store: Store, deb_path: Path, expected: Expected, trees: Trees | None, chown: Chown, codecs: tuple[str, ...] = ()
 ) -> tuple[Layer, Callable[[], None]]:
     """Unpack a package into the store; return its layer, and what is left to do: compress and write frame and record.
 
     deb_path: the file, whose digest the caller has checked. trees: where to unpack it; None: no tree.
+    codecs: of further frames that this build will want.
     The tree is complete on return. Raises PackageError naming package, member and reason.
     """
     key = layer_key(expected.sha256)
@@ -84,7 +85,10 @@ def unpack(
                 parts, layer = _read(deb, key, expected, writer)
 
     def finish() -> None:
-        LayerStore(store).save(layer, pieces_of(iter(parts)))
+        layers = LayerStore(store)
+        for codec in codecs:
+            layers.save_frame(layer, pieces_of(iter(parts)), codec)
+        layers.save(layer, pieces_of(iter(parts)))
 
     return layer, finish
 

@@ -30,12 +30,13 @@ class Job(msgspec.Struct, frozen=True):
     """One package to unpack.
 
     deb: the verified file; None where the store has the layer and only its tree is to be made. trees: where that is
-    made, None for no tree.
+    made, None for no tree. codecs: of further frames that this build will want.
     """
 
     expected: Expected
     deb: Path | None
     trees: Trees | None
+    codecs: tuple[str, ...] = ()
 
 
 class Unpackers:
@@ -196,7 +197,7 @@ def _serve(connection: Any, store: Store, chown: Chown) -> None:
                 make_tree(LayerStore(store), layer, job.trees, chown)
             else:
                 size = job.deb.stat().st_size * 4
-                layer, finish = unpack(store, job.deb, job.expected, job.trees, chown)
+                layer, finish = unpack(store, job.deb, job.expected, job.trees, chown, job.codecs)
                 pending.append((size, finish))
                 held += size
             answer((job.expected.sha256, msgspec.msgpack.encode(layer)))
