@@ -169,6 +169,9 @@ def lock(
     before = locking.read_lock(path) if path is not None else None
     found = searched(Store(default_root(environ)), wanted, options, environ, progress, before, update)
     made = locking.locked(wanted, found)
+    if before is not None and options.architectures and before.recipe == made.recipe:
+        both = {**before.architectures, **made.architectures}
+        made = msgspec.structs.replace(made, architectures=both)
     if path is not None:
         locking.write_lock(made, path)
     return before, made, path

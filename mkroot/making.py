@@ -199,6 +199,7 @@ def _root(
     with packages.supplied(
         layers, missing, wanted, _codecs(recipe), chown(identity), environ, options.offline, progress
     ) as supply:
+        supply.first([i for i in items if i.first] if scripts else items)
         if scripts:
             for name in ("essential", "variant", "include"):
                 upto = [i for i, s in zip(items, stages) if s in _UPTO[name]]

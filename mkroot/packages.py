@@ -82,6 +82,7 @@ class Supply:
         self._ready: dict[str, Layer] = {}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
+        self._counting = False
         self._done = not self._items
         if self._done:
             return
@@ -105,6 +106,8 @@ class Supply:
                     else:
                         wanted.append(Wanted(name=item.shown, address=item.address, sha256=item.sha256, size=item.size))
                 for job, path in fetch(self._store, wanted, http=self._http, offline=self._offline):
+                    if self._counting:
+                        self._progress.advance(job.size, job.name)
                     self._put(by_digest[job.sha256], path)
             while self._pool.busy:
                 self._note(self._pool.done(None))
@@ -122,6 +125,19 @@ class Supply:
             with self._changed:
                 self._ready[digest] = layer
                 self._changed.notify_all()
+
+    def first(self, items: Sequence[Item]) -> None:
+        """Wait for the items as a step of its own, which shows the bytes that arrive."""
+        if self._done:
+            return
+        total = sum(i.size for i in self._items)
+        with self._progress.step("fetch and unpack", total, "B") as step:
+            step.result = f"{len(self._items)} packages"
+            self._counting = True
+            try:
+                self.wait(items)
+            finally:
+                self._counting = False
 
     def wait(self, items: Iterable[Item]) -> None:
         """Wait until the items' trees are complete; raises what went wrong in the background."""
