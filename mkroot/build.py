@@ -19,6 +19,9 @@ from mkroot.rootfs.identity import Identity
 from mkroot.store.store import Store, default_root
 
 
+LATER = ("bootfs", "uki", "disk.raw", "disk.qcow2", "iso")  # outputs of the boot side
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line adds to a recipe.
 
@@ -67,6 +70,7 @@ def build(
     wanted = open_recipe(recipe, options)
     if options.out.exists() and not options.out.is_dir():
         raise ArtifactError("the output folder is a file", where=str(options.out), hint="name another with `-o DIR`")
+    check_built(wanted, progress)
     store = Store(default_root(environ))
     lock = settled(store, wanted, recipe, options, environ, progress)
     siblings: list[Descriptor] = []  # an image of several architectures is one index
@@ -77,6 +81,17 @@ def build(
         )
     except MkrootError as e:
         raise placed(e, recipe, options) from e.__cause__
+
+
+def check_built(recipe: Recipe, progress: Progress) -> None:
+    """Raise ArtifactError for what the recipe asks for and mkroot does not build yet; nothing is silently ignored."""
+    kinds = [kind for kind in recipe.outputs if kind in LATER]
+    if kinds:
+        raise ArtifactError(f"outputs of kind `{kinds[0]}` are not built yet", where="outputs")
+    if recipe.image.parent != "none":
+        raise ArtifactError("images on a parent are not built yet", where="image.from", hint="leave it out, or `none`")
+    if recipe.boot is not None:
+        progress.warn("`boot` is not built yet: the kernel's package is installed, and that is all")
 
 
 def placed(error: MkrootError, recipe: str, options: Options) -> MkrootError:
