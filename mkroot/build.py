@@ -18,7 +18,6 @@ from mkroot.resolve.lock import Lock
 from mkroot.rootfs.identity import Identity
 from mkroot.store.store import Store, default_root
 
-
 LATER = ("bootfs", "uki", "disk.raw", "disk.qcow2", "iso")  # outputs of the boot side
 
 
@@ -70,11 +69,11 @@ def build(
     wanted = open_recipe(recipe, options)
     if options.out.exists() and not options.out.is_dir():
         raise ArtifactError("the output folder is a file", where=str(options.out), hint="name another with `-o DIR`")
-    check_built(wanted, progress)
-    store = Store(default_root(environ))
-    lock = settled(store, wanted, recipe, options, environ, progress)
     siblings: list[Descriptor] = []  # an image of several architectures is one index
     try:
+        check_built(wanted, progress)
+        store = Store(default_root(environ))
+        lock = settled(store, wanted, recipe, options, environ, progress)
         return tuple(
             making.make(store, identity, wanted, lock, architecture, options, environ, progress, siblings)
             for architecture in wanted.arch
