@@ -18,7 +18,7 @@ import msgspec
 from mkroot.errors import RootfsError, StoreError
 from mkroot.rootfs.tree import Tree
 from mkroot.store.frame import Frame, Piece, compressor, decompressor, pieces_of, raw_pieces, read_piece
-from mkroot.store.layer import NOW, Layer, LayerStore, survivors
+from mkroot.store.layer import NOW, Layer, LayerStore, derived_key, survivors
 from mkroot.store.unpack import contents
 from mkroot.tar.entry import DIR, FILE, Entry, parent
 from mkroot.tar.write import END, header
@@ -207,9 +207,18 @@ class Assembly:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the codecs run without the GIL
             frames = list(pool.map(lambda i: self._frame(i, codec), self._indices(group)))
         end = compress(END)
-        return self._join(out, codec, head, frames, end)
+        return self._join(out, codec, head, frames, end, self._stream_key(group))
 
-    def _join(self, out: BinaryIO, codec: str, head: list[tuple[bytes, int]], frames: list[Frame], end: bytes) -> Blob:
+    def _stream_key(self, group: Group | None) -> str:
+        """Return a key for the uncompressed stream of a group: it is the same in every codec."""
+        h = hashlib.sha256(self._head(group))
+        for index in self._indices(group):
+            h.update(derived_key(self.tree.layers[index], "none", self._kept(index), self.epoch).encode())
+        return h.hexdigest()
+
+    def _join(
+        self, out: BinaryIO, codec: str, head: list[tuple[bytes, int]], frames: list[Frame], end: bytes, stream: str
+    ) -> Blob:
         whole = hashlib.sha256()
         inputs = hashlib.sha256(codec.encode())
         size = 0
@@ -234,10 +243,12 @@ class Assembly:
         size += out.write(end)
         digest = "sha256:" + whole.hexdigest()
         raw = sum(n for _, n in head) + sum(f.raw for f in frames) + len(END)
-        return Blob(digest, size, self._diff_id(inputs.hexdigest(), digest, codec, head, frames), raw)
+        return Blob(digest, size, self._diff_id(inputs.hexdigest(), digest, codec, head, frames, stream), raw)
 
-    def _diff_id(self, key: str, digest: str, codec: str, head: list[tuple[bytes, int]], frames: list[Frame]) -> str:
-        """Return the digest of the uncompressed stream: known for this list of pieces, or hashed now.
+    def _diff_id(
+        self, key: str, digest: str, codec: str, head: list[tuple[bytes, int]], frames: list[Frame], stream: str
+    ) -> str:
+        """Return the digest of the uncompressed stream: known for these pieces, or from another codec, or hashed now.
 
         What is known also says what the joined bytes' digest must be: a damaged frame shows here, at no cost.
         """
@@ -252,11 +263,16 @@ class Assembly:
                 return diff_id
             _check(frames)
         _check(frames)
-        h = hashlib.sha256()
-        for raw in _unpacked(codec, head, frames):
-            h.update(raw)
-        h.update(END)
-        diff_id = "sha256:" + h.hexdigest()
+        try:
+            _, diff_id = store.path("joined", stream).read_text().split()
+        except (OSError, ValueError):
+            h = hashlib.sha256()
+            for raw in _unpacked(codec, head, frames):
+                h.update(raw)
+            h.update(END)
+            diff_id = "sha256:" + h.hexdigest()
+            with store.writing("joined", stream, sync=False) as aside:
+                aside.write_text(f"{diff_id} {diff_id}\n")
         with store.writing("joined", key, sync=False) as aside:
             aside.write_text(f"{digest} {diff_id}\n")
         return diff_id
