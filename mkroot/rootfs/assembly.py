@@ -15,10 +15,12 @@ from typing import BinaryIO
 
 import msgspec
 
+from mkroot.digest import sha256
 from mkroot.errors import RootfsError, StoreError
 from mkroot.rootfs.tree import Tree
 from mkroot.store.frame import Frame, Piece, compressor, decompressor, pieces_of, raw_pieces, read_piece
-from mkroot.store.layer import NOW, Layer, LayerStore, derived_key, survivors
+from mkroot.store.layer import NOW, LayerStore, derived_key, survivors
+from mkroot.store.store import Store
 from mkroot.store.unpack import contents
 from mkroot.tar.entry import DIR, FILE, Entry, parent
 from mkroot.tar.write import END, header
@@ -207,17 +209,23 @@ class Assembly:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the codecs run without the GIL
             frames = list(pool.map(lambda i: self._frame(i, codec), self._indices(group)))
         end = compress(END)
-        return self._join(out, codec, head, frames, end, self._stream_key(group))
+        return self._join(out, codec, group, head, frames, end)
 
     def _stream_key(self, group: Group | None) -> str:
         """Return a key for the uncompressed stream of a group: it is the same in every codec."""
-        h = hashlib.sha256(self._head(group))
+        h = hashlib.sha256(b"stream " + self._head(group))
         for index in self._indices(group):
             h.update(derived_key(self.tree.layers[index], "none", self._kept(index), self.epoch).encode())
         return h.hexdigest()
 
     def _join(
-        self, out: BinaryIO, codec: str, head: list[tuple[bytes, int]], frames: list[Frame], end: bytes, stream: str
+        self,
+        out: BinaryIO,
+        codec: str,
+        group: Group | None,
+        head: list[tuple[bytes, int]],
+        frames: list[Frame],
+        end: bytes,
     ) -> Blob:
         whole = hashlib.sha256()
         inputs = hashlib.sha256(codec.encode())
@@ -225,7 +233,7 @@ class Assembly:
         for data, _ in head:
             inputs.update(hashlib.sha256(data).digest())
             whole.update(data)
-            size += out.write(data)
+            size += _put(out, data)
         for frame in frames:
             for piece in frame.pieces:
                 inputs.update(bytes.fromhex(piece.sha256))
@@ -236,46 +244,63 @@ class Assembly:
                     if not data:
                         raise StoreError("a store entry became shorter", where=str(frame.path))
                     whole.update(data)
-                    out.write(data)
+                    _put(out, data)
                     left -= len(data)
                 size += frame.size
         whole.update(end)
-        size += out.write(end)
+        size += _put(out, end)
         digest = "sha256:" + whole.hexdigest()
         raw = sum(n for _, n in head) + sum(f.raw for f in frames) + len(END)
-        return Blob(digest, size, self._diff_id(inputs.hexdigest(), digest, codec, head, frames, stream), raw)
+        return Blob(digest, size, self._diff_id(inputs.hexdigest(), digest, codec, group, head, frames), raw)
 
     def _diff_id(
-        self, key: str, digest: str, codec: str, head: list[tuple[bytes, int]], frames: list[Frame], stream: str
+        self, key: str, digest: str, codec: str, group: Group | None, head: list[tuple[bytes, int]], frames: list[Frame]
     ) -> str:
         """Return the digest of the uncompressed stream: known for these pieces, or from another codec, or hashed now.
 
         What is known also says what the joined bytes' digest must be: a damaged frame shows here, at no cost.
         """
         store = self.layers.store
-        path = store.path("joined", key)
-        try:
-            known_digest, diff_id = path.read_text().split()
-        except (OSError, ValueError):
-            diff_id = ""
-        if diff_id:
-            if known_digest == digest:
-                return diff_id
-            _check(frames)
+        known = _recall(store, key)
+        if known is not None and known[0] == digest:
+            return known[1]
         _check(frames)
-        try:
-            _, diff_id = store.path("joined", stream).read_text().split()
-        except (OSError, ValueError):
+        stream = self._stream_key(group)
+        same = _recall(store, stream)
+        if same is not None:
+            diff_id = same[1]
+        else:
             h = hashlib.sha256()
             for raw in _unpacked(codec, head, frames):
                 h.update(raw)
             h.update(END)
             diff_id = "sha256:" + h.hexdigest()
-            with store.writing("joined", stream, sync=False) as aside:
-                aside.write_text(f"{diff_id} {diff_id}\n")
-        with store.writing("joined", key, sync=False) as aside:
-            aside.write_text(f"{digest} {diff_id}\n")
+            _remember(store, stream, diff_id, diff_id)
+        _remember(store, key, digest, diff_id)
         return diff_id
+
+
+def _recall(store: Store, key: str) -> tuple[str, str] | None:
+    """Return the digests of a joined stream, compressed and plain; None where they are not known or were damaged."""
+    try:
+        digest, diff_id, seal = store.path("joined", key).read_text("ascii").split()
+    except (OSError, ValueError):
+        return None
+    return (digest, diff_id) if seal == sha256(f"{key} {digest} {diff_id}".encode()) else None
+
+
+def _remember(store: Store, key: str, digest: str, diff_id: str) -> None:
+    store.path("joined", key).unlink(missing_ok=True)
+    with store.writing("joined", key, sync=False) as aside:
+        aside.write_text(f"{digest} {diff_id} {sha256(f'{key} {digest} {diff_id}'.encode())}\n")
+
+
+def _put(out: BinaryIO, data: bytes) -> int:
+    """Write all of `data`, which an unbuffered file may take in parts; return how many bytes that was."""
+    view = memoryview(data)
+    while view:
+        view = view[out.write(view) :]
+    return len(data)
 
 
 def _check(frames: list[Frame]) -> None:
@@ -312,7 +337,7 @@ def _write_plain(out: BinaryIO, raws: Iterator[bytes]) -> Blob:
     size = 0
     for raw in raws:
         h.update(raw)
-        size += out.write(raw)
+        size += _put(out, raw)
     digest = "sha256:" + h.hexdigest()
     return Blob(digest, size, digest, size)
 
@@ -331,7 +356,7 @@ def _write_single(out: BinaryIO, codec: str, raws: Iterator[bytes]) -> Blob:
 
     for data in _one_stream(codec, seen()):
         packed.update(data)
-        size += out.write(data)
+        size += _put(out, data)
     return Blob("sha256:" + packed.hexdigest(), size, "sha256:" + plain.hexdigest(), raw_size)
 
 
@@ -350,8 +375,3 @@ def _one_stream(codec: str, raws: Iterator[bytes]) -> Iterator[bytes]:
 def _above(path: str) -> Iterator[str]:
     while path := parent(path):
         yield path
-
-
-def package_layers(tree: Tree) -> Iterator[Layer]:
-    """Yield the layers that are packages, in order."""
-    return (layer for layer in tree.layers if layer.control)

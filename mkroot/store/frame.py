@@ -101,7 +101,7 @@ def write_frame(path: Path, codec: str, raws: Iterator[bytes]) -> None:
     compress = compressor(codec)
     table: list[Piece] = []
     offset = 0
-    with open(path, "xb", buffering=0) as f:
+    with open(path, "xb") as f:
         for raw in raws:
             data = compress(raw)
             f.write(data)

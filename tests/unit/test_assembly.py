@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def small_root(tmp_path: Path, name: str = "store") -> Assembly:
         "files": {"etc/a": b"1", "usr/bin/x": File(content=b"x" * 9000, mode=0o4755)},
         "hardlinks": {"usr/y": "usr/bin/x"},
     }
-    b = {"files": {"usr/lib/b": os.urandom(10) and b"b" * 100}, "symlinks": {"usr/l": "bin/x"}, "dirs": {"srv": 0o1777}}
+    b = {"files": {"usr/lib/b": b"b" * 100}, "symlinks": {"usr/l": "bin/x"}, "dirs": {"srv": 0o1777}}
     for package, content in (("a", a), ("b", b)):
         merge.add(layer(store, tmp_path, package, **content))
     after = tree.copy()
@@ -139,3 +138,24 @@ def test_a_damaged_frame_is_noticed(tmp_path: Path, known: bool) -> None:
     frame.path.write_bytes(data)
     with pytest.raises(StoreError, match="digest"):
         written(root, "gzip")
+
+
+def test_a_damaged_record_of_digests_is_not_believed(tmp_path: Path) -> None:
+    root = small_root(tmp_path)
+    first = written(root, "gzip")
+    for path in (tmp_path / "store/joined").glob("*/*"):
+        text = path.read_text()
+        path.chmod(0o644)
+        path.write_text(text[:80] + ("0" if text[80] != "0" else "1") + text[81:])
+    assert written(root, "gzip") == first
+
+
+def test_a_file_that_takes_a_part_at_a_time_gets_everything(tmp_path: Path) -> None:
+    class Slow(io.BytesIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[:1000])
+
+    root = small_root(tmp_path)
+    out = Slow()
+    root.write(out, "gzip")
+    assert out.getvalue() == written(root, "gzip")[0]
