@@ -13,7 +13,6 @@ import fcntl
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -82,18 +81,16 @@ class Store:
             yield aside
             if sync and aside.is_file():
                 _fsync(aside)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError, OSError) if final.exists() else contextlib.nullcontext():
-                os.rename(aside, final)
+            put(aside, final)
 
     @contextlib.contextmanager
     def _aside(self, name: str) -> Iterator[Path]:
-        (self.root / "tmp").mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name[:16]}.", dir=self.root / "tmp"))
+        aside = self.root / "tmp" / f"{name[:16]}.{os.urandom(8).hex()}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield folder / "new"
+            yield aside
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            clear(aside)
 
     @contextlib.contextmanager
     def lock(self, kind: str, key: str, *, shared: bool = False) -> Iterator[None]:
@@ -109,6 +106,30 @@ class Store:
             yield
         finally:
             os.close(fd)
+
+
+def put(aside: Path, final: Path) -> None:
+    """Give what was made aside its name, making the folder above it; one that is there already is kept.
+
+    Raises OSError.
+    """
+    try:
+        os.rename(aside, final)
+    except OSError:
+        if final.exists():
+            return
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(aside, final)
+
+
+def clear(aside: Path) -> None:
+    """Remove what work left aside, a file or a folder; nothing there, or in the way, is no error."""
+    try:
+        os.unlink(aside)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+
+from mkroot.store.store import clear, put
 
 
 class Trees(msgspec.Struct, frozen=True):
@@ -34,10 +34,9 @@ class Trees(msgspec.Struct, frozen=True):
         """Yield a new folder's path; what the caller makes there becomes the tree on a clean exit."""
         final = self.path(key)
         final.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".new.", dir=final.parent))
+        aside = final.parent / f".new.{os.urandom(8).hex()}"
         try:
-            yield aside / "tree"
-            with contextlib.suppress(OSError) if final.exists() else contextlib.nullcontext():
-                os.rename(aside / "tree", final)
+            yield aside
+            put(aside, final)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            clear(aside)
