@@ -24,6 +24,7 @@ from mkroot.store.trees import Trees
 from mkroot.store.unpack import PENDING, Chown, Expected, layer_key, make_tree, unpack
 
 _PR_SET_PDEATHSIG = 1
+YIELDING = 5  # niceness once trees are made: the scripts that run meanwhile are what everything waits for
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -165,6 +166,7 @@ def _serve(connection: Any, store: Store, chown: Chown) -> None:
     """Answer jobs until `finish`: the tree first; compressing waits while there are trees to make and memory allows."""
     pending: deque[tuple[int, Callable[[], None]]] = deque()
     held = 0
+    yielding = False
     failed: BaseException | None = None
 
     def answer(value: object) -> None:
@@ -173,6 +175,9 @@ def _serve(connection: Any, store: Store, chown: Chown) -> None:
 
     while True:
         while pending and (held > PENDING or not select.select([connection], [], [], 0)[0]):
+            if not yielding:
+                os.nice(YIELDING)
+                yielding = True
             size, finish = pending.popleft()
             held -= size
             try:
