@@ -21,7 +21,7 @@ HARD = 16 << 20  # bytes of tar stream after which a piece ends inside a member
 MAGIC = b"mkframe1"
 CODECS = {
     "zstd": "zstd-3",
-    "gzip": "gzip-6",
+    "gzip": "gzip-5",
     "none": "none",
 }  # what a key says of library level; pyproject pins the libraries
 
@@ -56,7 +56,7 @@ def compressor(codec: str) -> Callable[[bytes], bytes]:
     if codec == "gzip":
         import deflate
 
-        return lambda data: bytes(deflate.gzip_compress(data, 6))
+        return lambda data: bytes(deflate.gzip_compress(data, 5))
     return lambda data: data
 
 
