@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from msgspec import Struct
@@ -122,14 +123,20 @@ def write_outputs(
     for kind in kinds:
         if kind not in makers:
             raise ArtifactError(f"outputs of kind `{kind}` are not built yet")
-    with output_folder(out, facts.name, facts.architecture) as folder:
+    with (
+        output_folder(out, facts.name, facts.architecture) as folder,
+        ThreadPoolExecutor(1) as settling,  # each file goes to the disk while the next is made
+    ):
         bench = Bench(assembly, facts, folder, tools or HostTools(), progress)
         bench.scratch.mkdir()
         made = []
+        settled = []
         for kind in kinds:
             with progress.step(f"write {kind}") as step:
                 made.append(makers[kind](bench))
                 step.result = made[-1].name
+            if (path := folder / made[-1].name).is_file():  # a folder's digest tells whether all of it has come there
+                settled.append(settling.submit(settle, path))
         for action in before_swap:
             action(bench)
         remove(bench.scratch)
@@ -139,7 +146,7 @@ def write_outputs(
         )
         with HashedFile(folder / FILE_NAME) as f:
             f.write(encode(manifest))
-        for path in sorted(folder.iterdir()):
-            if path.is_file():  # a folder's digest in the manifest tells whether all of it has come to the disk
-                settle(path)
+        settle(folder / FILE_NAME)
+        for one in settled:
+            one.result()
     return Outputs(folder=target_folder(out, facts.name, facts.architecture), artifacts=tuple(made), manifest=manifest)

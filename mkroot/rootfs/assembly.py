@@ -227,57 +227,67 @@ class Assembly:
         frames: list[Frame],
         end: bytes,
     ) -> Blob:
+        """Write the pieces one after the other, while a thread finds out the diff-id where it is not known yet."""
+        key = _pieces_key(codec, head, frames)
+        known = _recall(self.layers.store, key)
         whole = hashlib.sha256()
-        inputs = hashlib.sha256(codec.encode())
         size = 0
-        for data, _ in head:
-            inputs.update(hashlib.sha256(data).digest())
-            whole.update(data)
-            size += _put(out, data)
-        for frame in frames:
-            for piece in frame.pieces:
-                inputs.update(bytes.fromhex(piece.sha256))
-            with open(frame.path, "rb", buffering=0) as f:
-                left = frame.size
-                while left:
-                    data = f.read(min(left, 1 << 22))
-                    if not data:
-                        raise StoreError("a store entry became shorter", where=str(frame.path))
-                    whole.update(data)
-                    _put(out, data)
-                    left -= len(data)
-                size += frame.size
-        whole.update(end)
-        size += _put(out, end)
-        digest = "sha256:" + whole.hexdigest()
+        with ThreadPoolExecutor(1) as beside:
+            made = beside.submit(self._diff_id, codec, group, head, frames) if known is None else None
+            for data, _ in head:
+                whole.update(data)
+                size += _put(out, data)
+            for frame in frames:
+                with open(frame.path, "rb", buffering=0) as f:
+                    left = frame.size
+                    while left:
+                        data = f.read(min(left, 1 << 22))
+                        if not data:
+                            raise StoreError("a store entry became shorter", where=str(frame.path))
+                        whole.update(data)
+                        _put(out, data)
+                        left -= len(data)
+                    size += frame.size
+            whole.update(end)
+            size += _put(out, end)
+            digest = "sha256:" + whole.hexdigest()
+            if known is not None and known[0] == digest:
+                diff_id = known[1]
+            else:  # a damaged frame shows here: its piece is named
+                diff_id = made.result() if made is not None else self._diff_id(codec, group, head, frames)
+                _remember(self.layers.store, key, digest, diff_id)
         raw = sum(n for _, n in head) + sum(f.raw for f in frames) + len(END)
-        return Blob(digest, size, self._diff_id(inputs.hexdigest(), digest, codec, group, head, frames), raw)
+        return Blob(digest, size, diff_id, raw)
 
-    def _diff_id(
-        self, key: str, digest: str, codec: str, group: Group | None, head: list[tuple[bytes, int]], frames: list[Frame]
-    ) -> str:
-        """Return the digest of the uncompressed stream: known for these pieces, or from another codec, or hashed now.
+    def _diff_id(self, codec: str, group: Group | None, head: list[tuple[bytes, int]], frames: list[Frame]) -> str:
+        """Return the digest of the uncompressed stream, known from another codec or hashed now.
 
-        What is known also says what the joined bytes' digest must be: a damaged frame shows here, at no cost.
+        Every piece is checked on the way; raises StoreError for one that does not match its digest.
         """
         store = self.layers.store
-        known = _recall(store, key)
-        if known is not None and known[0] == digest:
-            return known[1]
-        _check(frames)
         stream = self._stream_key(group)
         same = _recall(store, stream)
         if same is not None:
-            diff_id = same[1]
-        else:
-            h = hashlib.sha256()
-            for raw in _unpacked(codec, head, frames):
-                h.update(raw)
-            h.update(END)
-            diff_id = "sha256:" + h.hexdigest()
-            _remember(store, stream, diff_id, diff_id)
-        _remember(store, key, digest, diff_id)
+            _check(frames)
+            return same[1]
+        h = hashlib.sha256()
+        for raw in _unpacked(codec, head, frames):
+            h.update(raw)
+        h.update(END)
+        diff_id = "sha256:" + h.hexdigest()
+        _remember(store, stream, diff_id, diff_id)
         return diff_id
+
+
+def _pieces_key(codec: str, head: list[tuple[bytes, int]], frames: list[Frame]) -> str:
+    """Return a key for the joined stream: the digests of its pieces."""
+    h = hashlib.sha256(codec.encode())
+    for data, _ in head:
+        h.update(hashlib.sha256(data).digest())
+    for frame in frames:
+        for piece in frame.pieces:
+            h.update(bytes.fromhex(piece.sha256))
+    return h.hexdigest()
 
 
 def _recall(store: Store, key: str) -> tuple[str, str] | None:
@@ -312,12 +322,11 @@ def _check(frames: list[Frame]) -> None:
 
 
 def _unpacked(codec: str, head: list[tuple[bytes, int]], frames: list[Frame]) -> Iterator[bytes]:
-    """Yield each piece uncompressed, in order; two threads unpack ahead (the codecs run without the GIL)."""
+    """Yield each piece checked and uncompressed, in order; two threads work ahead (the codecs run without the GIL)."""
 
     def one(frame: Frame, piece: Piece) -> bytes:
         with open(frame.path, "rb", buffering=0) as f:
-            f.seek(piece.offset)
-            return decompressor(codec)(f.read(piece.size), piece.raw)
+            return decompressor(codec)(read_piece(frame, piece, f.fileno()), piece.raw)
 
     for data, size in head:
         yield decompressor(codec)(data, size)
