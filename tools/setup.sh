@@ -101,9 +101,10 @@ if ! fresh "$want" && ! { [ "$want" = run ] && fresh dev; }; then
     fi
     pwd >.venv/.path
     extra=
-    [ "$want" = dev ] && extra="[dev]"
-    say "installing mkroot$extra and its libraries into .venv"
-    .venv/bin/python -m pip install -q --disable-pip-version-check --no-input -e ".$extra" ||
+    [ "$want" = dev ] && extra=",dev"
+    say "installing mkroot and its libraries into .venv"
+    pip() { .venv/bin/python -m pip install -q --disable-pip-version-check --no-input "$@"; }
+    pip --only-binary lzma-mt -e ".[fast$extra]" 2>/dev/null || pip -e ".[${extra#,}]" ||
         fail "pip could not install the libraries; is there a network, or a package index set up for pip?"
     printf '%s\n' "$stamp" >".venv/.stamp-$want"
 fi

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import lzma
 import zlib
 from collections.abc import Iterator
+from lzma import FORMAT_ALONE, FORMAT_XZ, LZMAError
 from typing import Any
+
+try:
+    from lzma_mt import LZMADecompressor  # liblzma 5.8, whose decoder takes 0.6 of the time that 5.4's takes
+except ImportError:
+    from lzma import LZMADecompressor
 
 STEP = 1 << 20  # bytes of compressed input, and of decompressed output, handled at a time
 
@@ -46,9 +51,9 @@ def _members(kind: str, data: memoryview) -> Iterator[bytes]:
             continue
         d: Any
         if kind == "xz":
-            d = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=512 << 20)
+            d = LZMADecompressor(format=FORMAT_XZ, memlimit=512 << 20)
         elif kind == "lzma":
-            d = lzma.LZMADecompressor(format=lzma.FORMAT_ALONE, memlimit=512 << 20)
+            d = LZMADecompressor(format=FORMAT_ALONE, memlimit=512 << 20)
         elif kind == "gz":
             d = _Zlib()
         else:
@@ -101,7 +106,7 @@ def decompress(kind: str, data: memoryview, limit: int) -> Iterator[bytes]:
             if total > limit:
                 raise Corrupt(f"it unpacks to more than the {limit} bytes that its description leads one to expect")
             yield piece
-    except (lzma.LZMAError, zlib.error, OSError, EOFError, ValueError) as e:
+    except (LZMAError, zlib.error, OSError, EOFError, ValueError) as e:
         raise Corrupt(f"the {kind or 'plain'} stream is damaged: {e}") from e
     except Exception as e:
         if type(e).__name__ == "ZstdError":
