@@ -13,6 +13,8 @@
     ├── SandboxError        this host cannot run maintainer scripts, or a script failed
     ├── ArtifactError       an output cannot be written
     ├── ImageError          an OCI image, reference or registry
+    ├── BootError           kernel, initramfs and boot loader do not fit together
+    ├── VmError             QEMU is missing, dies, or does not fit the machine
     └── Faults              several errors of one file, reported together
 
 Only `mkroot.cli` prints them or exits.
@@ -114,6 +116,14 @@ class ArtifactError(MkrootError):
 
 class ImageError(MkrootError):
     """An OCI image, a reference or a registry."""
+
+
+class BootError(MkrootError):
+    """Kernel, initramfs, boot loader and root do not fit together."""
+
+
+class VmError(MkrootError):
+    """QEMU or its firmware is missing, dies, or does not fit the machine."""
 
 
 class Faults(MkrootError):

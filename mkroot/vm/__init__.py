@@ -1,0 +1,1 @@
+"""Starts what was built under QEMU and takes the guest's own verdict."""
