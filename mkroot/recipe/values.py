@@ -402,18 +402,3 @@ class Gecos(Text):
     __slots__ = ()
     pattern = r"[^\0-\x1f:\x7f]*"
     expected = "text on one line without a colon"
-
-
-class BootRoot(Text):
-    """The tree to boot: this recipe's `own`, or `image:REF`."""
-
-    __slots__ = ()
-    pattern = r"own|image:[!-~]+"
-    expected = "`own` or `image:` and an image reference"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        root = super().parse(text)
-        if root != "own":
-            Reference.parse(root.removeprefix("image:"))
-        return root

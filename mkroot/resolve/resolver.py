@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from mkroot.resolve.graph import Graph, Node
 from mkroot.resolve.install import Want, attempt, deep, wants
 from mkroot.resolve.marker import Marker
@@ -97,33 +99,27 @@ def _drop_unneeded(graph: Graph, marker: Marker, roots: set[Node]) -> None:
             node.install, node.chosen = False, None
 
 
-def beside(universe: Universe, request: Request, resolution: Resolution, names: Sequence[str]) -> tuple[Resolved, ...]:
-    """Return packages that are to be locked beside the root without being installed: their files only, no dependencies.
+def beside(
+    universe: Universe, request: Request, resolution: Resolution, names: Sequence[str], tools: Sequence[str] = ()
+) -> tuple[Resolved, ...]:
+    """Return packages that are to be locked beside the root without being installed.
 
-    `names` are selections as in `include`. What the root has already in the same version is left out. Raises
-    ResolutionError for a name that nothing answers to.
+    `names` are selections as in `include`, taken for their files only, without dependencies; `tools` are to run over
+    the root, with what of their dependencies it lacks. What the root has already in the same version is left out.
+    Raises ResolutionError for a name that nothing answers to.
     """
-    graph = Graph(universe, request)
-    plain = Request(
-        architecture=request.architecture,
-        foreign=request.foreign,
-        suite=request.suite,
-        variant="none",
-        include=tuple(dict.fromkeys(names)),
-        pins=request.pins,
-        locked=request.locked,
+    plain = msgspec.structs.replace(
+        request, variant="none", include=tuple(dict.fromkeys(names)), local=(), exclude=(), recommends=False
     )
+    found = [want.version.package for want in wants(Graph(universe, plain), plain)]
+    if tools:
+        there = tuple(r.package for r in resolution.packages)
+        over = msgspec.structs.replace(plain, include=tuple(dict.fromkeys(tools)), provided=there)
+        found += [r.package for r in resolve(universe, over).packages]
     installed = {(r.package.name, r.package.architecture, r.package.version) for r in resolution.packages}
-    found = []
-    for want in wants(graph, plain):
-        package = want.version.package
-        if (package.name, package.architecture, package.version) not in installed:
-            found.append(
-                Resolved(
-                    id=want.version.node.name,
-                    package=package,
-                    why=Reason(kind="beside", detail="the root"),
-                    stage="beside",
-                )
-            )
-    return tuple(sorted(found, key=lambda r: r.id))
+    unique = {(p.name, p.architecture, p.version): p for p in found}
+    why = Reason(kind="beside", detail="the root")
+    return tuple(
+        Resolved(id=unique[key].name, package=unique[key], why=why, stage="beside")
+        for key in sorted(unique.keys() - installed)
+    )

@@ -163,6 +163,16 @@ def test_beside() -> None:
         beside(universe, asked, resolution, ["nowhere"])
 
 
+def test_a_tool_beside_the_root_comes_with_what_it_needs_and_the_root_lacks() -> None:
+    universe = TextUniverse.of(TEXT)
+    asked = request("lib")
+    found = beside(universe, asked, resolve(universe, asked), ["extra"], ["doc"])
+    assert [r.id for r in found] == ["doc", "extra"]
+    bare = request("exim")
+    found = beside(universe, bare, resolve(universe, bare), [], ["doc"])
+    assert [r.id for r in found] == ["doc", "lib"]
+
+
 def test_what_is_there_already_is_used_and_not_installed_again() -> None:
     parent = (
         local("Package: lib\nVersion: 0\nArchitecture: amd64\nRecommends: doc"),
