@@ -32,7 +32,14 @@ CHECKSUM = 1  # of feature_compat: the first block has a checksum
 _TYPES = {FILE: 0o100000, DIR: 0o040000, SYMLINK: 0o120000, CHAR: 0o020000, BLOCK: 0o060000, FIFO: 0o010000}
 _FILE_TYPES = {CHAR: 3, BLOCK: 4}  # of a folder's entry
 _PLAIN, _INLINE = 0, 2  # layouts of data that is not compressed
-_PREFIXES = {"user.": 1, "trusted.": 4, "security.": 6}
+# EROFS_XATTR_INDEX_…: an access list's whole name is its prefix.
+_PREFIXES = {
+    "user.": 1,
+    "system.posix_acl_access": 2,
+    "system.posix_acl_default": 3,
+    "trusted.": 4,
+    "security.": 6,
+}
 
 
 def make_erofs(bench: Bench) -> Made:
@@ -74,7 +81,7 @@ def _unpack(bench: Bench, folder: Path) -> None:
                 continue
             kind = FILE if entry.kind in (CHAR, BLOCK) else entry.kind
             mode = 0o755 if kind == DIR else 0o644
-            xattrs = {_plain_name(entry, name): value for name, value in entry.xattrs.items()}
+            xattrs = dict(_plain(entry, name, value) for name, value in entry.xattrs.items())
             if len(xattrs) != len(entry.xattrs):
                 raise ArtifactError("its extended attributes do not fit into erofs here", where=f"/{entry.path}")
             writer.add(replace(entry, kind=kind, mode=mode, uid=uid, gid=gid, xattrs=xattrs, device=(0, 0)), content)
@@ -88,10 +95,14 @@ def _unpack(bench: Bench, folder: Path) -> None:
         )
 
 
-def _plain_name(entry: Entry, name: str) -> str:
+def _plain(entry: Entry, name: str, value: bytes) -> tuple[str, bytes]:
+    """Return an attribute that any user can set and that takes as many bytes in the image."""
     for prefix in _PREFIXES:
         if name.startswith(prefix):
-            return "user." + name[len(prefix) :]
+            rest = name[len(prefix) :]
+            if rest or prefix.endswith("."):
+                return "user." + rest, value
+            return f"user.{prefix[-1]}", value[1:]  # an access list has no name of its own: `s` or `t` stands for it
     raise ArtifactError(f"erofs images with the extended attribute `{name}` are not built yet", where=f"/{entry.path}")
 
 

@@ -55,7 +55,7 @@ def write_ext4(bench: Bench, path: Path, size: int | None = None, label: str = L
     with open(path, "xb") as f:
         f.truncate(size)
     path.chmod(0o644)
-    scratch = bench.scratch / "ext4"
+    scratch = bench.scratch / f"{path.name}.parts"
     scratch.mkdir()
     arguments = [
         "-q", "-F", "-t", "ext4", "-b", str(BLOCK_SIZE), "-I", str(INODE_SIZE), "-m", "0", "-L", label,

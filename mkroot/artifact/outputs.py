@@ -69,6 +69,10 @@ class Bench:
         self._streams[key] = (path, blob)
         return blob
 
+    def share(self, made: Path, path: Path) -> None:
+        """Give a file of the scratch folder a second name among the artifacts."""
+        os.link(made, path)
+
     def moved(self, old: Path, new: Path) -> None:
         """Rename a stream's file; later copies are taken from its new place."""
         os.rename(old, new)
@@ -77,8 +81,8 @@ class Bench:
                 self._streams[key] = (new, blob)
 
 
-Maker = Callable[[Bench], Made]
-"""Makes one artifact in the bench's folder; raises MkrootError or OSError."""
+Maker = Callable[[Bench], Made | tuple[Made, ...]]
+"""Makes an artifact, or several that belong together, in the bench's folder; raises MkrootError or OSError."""
 
 
 class Outputs(Struct, frozen=True, kw_only=True):
@@ -129,14 +133,18 @@ def write_outputs(
     ):
         bench = Bench(assembly, facts, folder, tools or HostTools(), progress)
         bench.scratch.mkdir()
-        made = []
+        made: list[Made] = []
         settled = []
         for kind in kinds:
             with progress.step(f"write {kind}") as step:
-                made.append(makers[kind](bench))
-                step.result = made[-1].name
-            if (path := folder / made[-1].name).is_file():  # a folder's digest tells whether all of it has come there
-                settled.append(settling.submit(settle, path))
+                result = makers[kind](bench)
+                new = (result,) if isinstance(result, Made) else result
+                step.result = ", ".join(m.name for m in new)
+            made += new
+            paths = (folder / m.name for m in new)
+            settled += [
+                settling.submit(settle, p) for p in paths if p.is_file()
+            ]  # a folder's digest tells of its files
         for action in before_swap:
             action(bench)
         remove(bench.scratch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mkroot.artifact.manifest import Made
 from mkroot.artifact.outputs import Bench
 from mkroot.digest import oci, sha256_file
@@ -13,13 +15,19 @@ BLOCK_SIZE = 131072
 
 
 def make_squashfs(bench: Bench) -> Made:
-    """Write `rootfs.squashfs`, zstd; raises ArtifactError where sqfstar is missing or fails.
+    """Write `rootfs.squashfs`, zstd; raises ArtifactError where sqfstar is missing or fails."""
+    path = bench.folder / NAME
+    write_squashfs(bench, path)
+    return Made(kind="squashfs", name=NAME, size=path.stat().st_size, digest=oci(sha256_file(path)))
+
+
+def write_squashfs(bench: Bench, path: Path) -> None:
+    """Write a squashfs image to a new file; see make_squashfs.
 
     sqfstar leaves out the root folder of a tar archive, so its mode and owner are given apart; its time is the epoch,
     because 4.5.1 takes the clock's whatever -root-time says, and only SOURCE_DATE_EPOCH bounds that. It also takes the
     owner from the process whatever -root-uid says: hence `as_root`.
     """
-    path = bench.folder / NAME
     root = next((e for e in bench.entries() if not e.path), Entry("", DIR, 0o755, mtime=bench.epoch))
     try:
         sqfstar = "sqfstar"
@@ -40,4 +48,3 @@ def make_squashfs(bench: Bench) -> Made:
     environ = {"SOURCE_DATE_EPOCH": str(bench.epoch)}
     bench.tools.run(sqfstar, arguments, stdin=bench.assembly.raw(), environ=environ, as_root=True)
     path.chmod(0o644)
-    return Made(kind="squashfs", name=NAME, size=path.stat().st_size, digest=oci(sha256_file(path)))

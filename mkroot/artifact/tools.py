@@ -20,6 +20,10 @@ PACKAGES = {  # the Debian package that has a tool
     "mkfs.erofs": "erofs-utils",
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
+    "mformat": "mtools",
+    "mmd": "mtools",
+    "mcopy": "mtools",
+    "qemu-img": "qemu-utils",
     "unshare": "util-linux",
 }
 
