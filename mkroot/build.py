@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from mkroot import locking, making
-from mkroot.errors import ArtifactError, Faults, LockError, MkrootError
+from mkroot.errors import ArtifactError, BootError, Faults, LockError, MkrootError
 from mkroot.oci.model import Descriptor
 from mkroot.progress import Progress, Step
 from mkroot.recipe.load import load, locate
@@ -17,8 +17,6 @@ from mkroot.recipe.model import Recipe
 from mkroot.resolve.lock import Lock
 from mkroot.rootfs.identity import Identity
 from mkroot.store.store import Store, default_root
-
-LATER = ("bootfs", "uki", "disk.raw", "disk.qcow2", "iso")  # outputs of the boot side
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +69,7 @@ def build(
         raise ArtifactError("the output folder is a file", where=str(options.out), hint="name another with `-o DIR`")
     siblings: list[Descriptor] = []  # an image of several architectures is one index
     try:
-        check_built(wanted, progress)
+        check_built(wanted)
         store = Store(default_root(environ))
         lock = settled(store, wanted, recipe, options, environ, progress)
         return tuple(
@@ -82,15 +80,14 @@ def build(
         raise placed(e, recipe, options) from e.__cause__
 
 
-def check_built(recipe: Recipe, progress: Progress) -> None:
+def check_built(recipe: Recipe) -> None:
     """Raise ArtifactError for what the recipe asks for and mkroot does not build yet; nothing is silently ignored."""
-    kinds = [kind for kind in recipe.outputs if kind in LATER]
-    if kinds:
-        raise ArtifactError(f"outputs of kind `{kinds[0]}` are not built yet", where="outputs")
     if recipe.image.parent != "none":
         raise ArtifactError("images on a parent are not built yet", where="image.from", hint="leave it out, or `none`")
-    if recipe.boot is not None:
-        progress.warn("`boot` is not built yet: the kernel's package is installed, and that is all")
+    if recipe.boot is not None and recipe.boot.rootfs != "own":
+        raise BootError(
+            "a root taken from an image is not built yet", where="boot.rootfs", hint="leave it out, or `own`"
+        )
 
 
 def placed(error: MkrootError, recipe: str, options: Options) -> MkrootError:
@@ -163,7 +160,10 @@ def plan(
 ) -> tuple[Recipe, dict[str, locking.Found]]:
     """Return the recipe and what a build without a lock would take, by architecture; raises MkrootError."""
     wanted = open_recipe(recipe, options)
-    return wanted, searched(Store(default_root(environ)), wanted, options, environ, progress)
+    try:
+        return wanted, searched(Store(default_root(environ)), wanted, options, environ, progress)
+    except MkrootError as e:
+        raise placed(e, recipe, options) from e.__cause__
 
 
 def lock(
@@ -181,7 +181,10 @@ def lock(
     wanted = open_recipe(recipe, options)
     path = locking.lock_path(recipe)
     before = locking.read_lock(path) if path is not None else None
-    found = searched(Store(default_root(environ)), wanted, options, environ, progress, before, update)
+    try:
+        found = searched(Store(default_root(environ)), wanted, options, environ, progress, before, update)
+    except MkrootError as e:
+        raise placed(e, recipe, options) from e.__cause__
     made = locking.locked(wanted, found)
     if before is not None and options.architectures and before.recipe == made.recipe:
         both = {**before.architectures, **made.architectures}

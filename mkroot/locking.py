@@ -17,13 +17,17 @@ from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.normal import plain
 from mkroot.resolve.lock import Lock, LockedRoot, LockedSource, LockedSuite, decode_lock, held, lock_root
-from mkroot.resolve.resolution import Resolution
-from mkroot.resolve.resolver import resolve
+from mkroot.resolve.resolution import Resolution, Resolved
+from mkroot.resolve.resolver import beside, resolve
+from mkroot.resolve.universe import Universe
 from mkroot.sources import Archive, Origin, look, origin, request
 from mkroot.store.store import Store
 
 # What of a recipe decides which packages are locked. A new motd or another output leaves the lock as it is.
 _DECIDES = ("version", "distro", "suite", "components", "pockets", "snapshot", "keyring", "sources", "pins", "packages")
+
+
+TOOLS = ("grub-common",)  # packages beside the root whose programs are run over it, so with their dependencies
 
 
 def digest(recipe: Recipe) -> str:
@@ -35,6 +39,9 @@ def digest(recipe: Recipe) -> str:
             "kernel": str(recipe.boot.kernel),
             "loader": recipe.boot.loader,
             "initramfs": recipe.boot.initramfs,
+            "firmware": recipe.boot.firmware,
+            "iso": "iso" in recipe.outputs,
+            "grow": recipe.disk.grow,
         }
     return sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
 
@@ -97,6 +104,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin
     archive: Archive
     resolution: Resolution
+    beside: tuple[Resolved, ...] = ()
 
 
 def find(
@@ -140,10 +148,33 @@ def find(
         if update is not None and before is not None and architecture in before.architectures:
             asked = msgspec.structs.replace(asked, locked=held(before.architectures[architecture], update))
         resolution = resolve(archive.universe, asked)
-        step.result = f"{len(resolution.packages)} packages"
+        extra = beside(archive.universe, asked, resolution, *_boot_packages(recipe, architecture, archive.universe))
+        step.result = f"{len(resolution.packages)} packages" + (f", {len(extra)} beside" if extra else "")
     for note in resolution.notes:
         progress.warn(note)
-    return Found(origin=place, archive=archive, resolution=resolution)
+    return Found(origin=place, archive=archive, resolution=resolution, beside=extra)
+
+
+def _boot_packages(recipe: Recipe, architecture: str, universe: Universe) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the packages that only make the bootfs: those with files for it, and tools that are run."""
+    if recipe.boot is None:
+        return (), ()
+    from mkroot.boot.loaders import OLDER, component, packages_for
+
+    boot = recipe.boot
+    wanted = packages_for(
+        recipe.distro, boot.loader, boot.firmware, boot.initramfs, architecture, iso="iso" in recipe.outputs
+    )
+    names = [n if n not in OLDER or universe.packages(n) else OLDER[n] for n in wanted]
+    for name, old in zip(names, wanted, strict=True):
+        if name != old and component(recipe.distro, old) not in recipe.components:
+            raise ResolutionError(
+                f"the boot loader `{boot.loader}` is in the package {old}, in the component "
+                f"`{component(recipe.distro, old)}`",
+                where="components",
+                hint="add that component to the recipe, or choose `loader: grub`",
+            )
+    return tuple(n for n in names if n not in TOOLS), tuple(n for n in names if n in TOOLS)
 
 
 def _dates(lock: Lock | None) -> dict[tuple[str, str], int]:
@@ -163,7 +194,7 @@ def locked(recipe: Recipe, found: Mapping[str, Found]) -> Lock:
                 allow_expired=suite.expired,
                 snapshot=str(recipe.snapshot or "") if suite.source == recipe.distro else "",
             )
-    roots: dict[str, LockedRoot] = {a: lock_root(f.resolution) for a, f in found.items()}
+    roots: dict[str, LockedRoot] = {a: lock_root(f.resolution, f.beside) for a, f in found.items()}
     return Lock(
         recipe=digest(recipe),
         sources=tuple(LockedSource(id=i, suites=tuple(s.values())) for i, s in sources.items()),

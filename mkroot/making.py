@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 import mkroot
-from mkroot import locking, packages, records, rooting, unchanged
+from mkroot import booting, locking, packages, records, rooting, unchanged
 from mkroot.archive import address
 from mkroot.archive.http import Http
 from mkroot.archive.inrelease import Policy
 from mkroot.archive.mirror import SECURITY
 from mkroot.artifact.manifest import Facts, PackageFacts
+from mkroot.artifact.outputs import Maker
 from mkroot.digest import sha256
 from mkroot.errors import LockError, MkrootError, RootfsError, SandboxError, UsageError
 from mkroot.oci.build import ImageSettings
@@ -35,7 +37,7 @@ from mkroot.rootfs.inputs import read_inputs
 from mkroot.rootfs.stage import Root
 from mkroot.rootfs.top import chown, scratch
 from mkroot.sources import Origin, dated, local_packages, origin
-from mkroot.store.layer import LayerStore
+from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
 from mkroot.store.unpack import Expected
@@ -69,21 +71,28 @@ def make(
         return msgspec.structs.replace(built, unchanged=True, steps=tuple(progress.steps[began:]))
     locking.check_limits(recipe, locked)
     layers = LayerStore(store)
-    size = sum(p.installed_size for p in locked.packages) * 1024
-    with scratch(store, identity, size) as trees:
+    size = sum(p.installed_size for p in (*locked.packages, *locked.beside)) * 1024
+    with ExitStack() as stack:
+        trees = stack.enter_context(scratch(store, identity, size))
         rooted = _root(layers, identity, trees, recipe, locked, place, architecture, inside, options, environ, progress)
-    assembly = rooting.assembled(layers, rooted.root, rooted.epoch, {p.name: p.source for p in locked.packages})
-    _check_size(recipe, assembly, locked)
-    made = write_build(
-        assembly,
-        _facts(recipe, lock, locked, architecture, place, rooted.root),
-        _image(recipe, options),
-        options.out,
-        recipe.outputs,
-        images=ImageStore(store),
-        siblings=siblings,
-        progress=progress,
-    )
+        makers: dict[str, Maker] = {}
+        if recipe.boot is None:
+            stack.close()
+        else:
+            makers = booting.makers(layers, identity, trees, recipe, architecture, rooted.configured, rooted.beside)
+        assembly = rooting.assembled(layers, rooted.root, rooted.epoch, {p.name: p.source for p in locked.packages})
+        _check_size(recipe, assembly, locked)
+        made = write_build(
+            assembly,
+            _facts(recipe, lock, locked, architecture, place, rooted.root),
+            _image(recipe, options),
+            options.out,
+            recipe.outputs,
+            images=ImageStore(store),
+            siblings=siblings,
+            makers=makers,
+            progress=progress,
+        )
     digests = [made.manifest.tree, *(m.digest for m in made.artifacts if m.kind == "oci")]
     records.keep(store, digests, rooted.root, scripts=recipe.configure == "scripts", lock=lock)
     result = Built(
@@ -131,11 +140,11 @@ def _tagged(store: Store, built: Built, recipe: Recipe, options: Options) -> boo
         return False
 
 
-def _items(store: Store, recipe: Recipe, root: LockedRoot, place: Origin) -> list[packages.Item]:
+def _items(store: Store, recipe: Recipe, wanted: tuple[LockedPackage, ...], place: Origin) -> list[packages.Item]:
     """Return what must be in the store; raises LockError where a local package is not the locked one any more."""
-    local = {p.sha256 for p in local_packages(store, recipe)} if any(not p.origin for p in root.packages) else set()
+    local = {p.sha256 for p in local_packages(store, recipe)} if any(not p.origin for p in wanted) else set()
     found = []
-    for p in root.packages:
+    for p in wanted:
         if not p.origin and p.sha256 not in local:
             raise LockError(
                 f"the local package {p.path} is not the one that was locked",
@@ -159,11 +168,16 @@ def source_date(environ: Mapping[str, str]) -> int | None:
 
 
 class Rooted(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished root, the date of its newest package (seconds), and what the user should know."""
+    """A finished root, the date of its newest package (seconds), what the user should know, and packages beside it.
+
+    configured: the root before the recipe's config and trim.
+    """
 
     root: Root
+    configured: Root
     epoch: int
     notes: tuple[str, ...]
+    beside: tuple[Layer, ...] = ()
 
 
 def _root(
@@ -181,7 +195,8 @@ def _root(
 ) -> Rooted:
     date = source_date(environ)
     place = _at_snapshot(layers.store, recipe, place, options, environ, progress)
-    items = _items(layers.store, recipe, locked, place)
+    items = _items(layers.store, recipe, locked.packages, place)
+    extra = _items(layers.store, recipe, locked.beside, place)
     scripts = recipe.configure == "scripts"
     if scripts and not identity.can_mount:
         raise SandboxError(
@@ -196,6 +211,7 @@ def _root(
         if not rooting.known(layers, root, todo):
             missing = packages.absent(layers.store, items, trees)
     wanted = trees if scripts else None
+    missing += packages.absent(layers.store, extra, None)
     with packages.supplied(
         layers, missing, wanted, _codecs(recipe), chown(identity), environ, options.offline, progress
     ) as supply:
@@ -214,9 +230,11 @@ def _root(
         else:
             supply.finish()
             root = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, date, progress)
+        beside = supply.layers(extra)
+    configured = root
     epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
     root, notes = rooting.finished(layers, identity, trees, root, recipe, inside, epoch, progress)
-    return Rooted(root=root, epoch=epoch, notes=notes)
+    return Rooted(root=root, configured=configured, epoch=epoch, notes=notes, beside=tuple(beside))
 
 
 def _codecs(recipe: Recipe) -> tuple[str, ...]:

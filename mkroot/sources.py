@@ -148,11 +148,23 @@ def local_packages(store: Store, recipe: Recipe) -> list[Package]:
     return packages
 
 
+def _for_boot(recipe: Recipe) -> list[str]:
+    """Return the packages that the root must have for `boot` and `disk`."""
+    if recipe.boot is None or recipe.boot.rootfs != "own":
+        return []
+    names = [str(recipe.boot.kernel)]
+    asked = {want.name for want in recipe.packages.include}
+    if recipe.boot.initramfs == "distro" and not asked & {"initramfs-tools", "dracut"}:
+        names.append("initramfs-tools")
+    if recipe.disk.grow and recipe.distro == "debian" and recipe.suite not in ("bookworm", "bullseye"):
+        names.append("systemd-repart")  # part of systemd itself in Debian 12 and in Ubuntu
+    return names
+
+
 def request(recipe: Recipe, architecture: str, local: tuple[Package, ...]) -> Request:
     """Return what the recipe asks of the resolver."""
     include = [str(w) for w in recipe.packages.include if w.file is None]
-    if recipe.boot is not None and recipe.boot.kernel not in include:
-        include.append(recipe.boot.kernel)
+    include += [name for name in _for_boot(recipe) if name not in include]
     return Request(
         architecture=architecture,
         foreign=_architectures(recipe, architecture)[1:],

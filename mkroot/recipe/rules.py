@@ -18,6 +18,7 @@ CODENAMES = {
     "debian": ("bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "oldstable", "testing", "unstable"),
     "ubuntu": ("xenial", "bionic", "focal", "jammy", "mantic", "noble", "oracular", "plucky", "questing", "resolute"),
 }
+SERIAL = ("ttyS", "ttyAMA", "hvc")  # consoles that are read from outside of a machine
 BOOTING = frozenset({"bootfs", "uki", "disk.raw", "disk.qcow2", "iso"})
 
 
@@ -189,12 +190,25 @@ class Rules:
                 "an overlay over the root is made by an initramfs",
                 "write `disk: {overlay: false}`, or `initramfs: mkroot`",
             )
-        if boot.initramfs == "none" and "iso" in self.recipe.outputs:
-            self.fault(("boot", "initramfs"), "the root of an ISO is found by an initramfs", "write `mkroot`")
+        if boot.initramfs != "mkroot" and "iso" in self.recipe.outputs:
+            self.fault(("boot", "initramfs"), "the root of an ISO is found by mkroot's own initramfs", "write `mkroot`")
+        self._console(boot.cmdline)
+
+    def _console(self, cmdline: str) -> None:
+        consoles = [w.removeprefix("console=") for w in cmdline.split() if w.startswith("console=")]
+        if consoles and ("test",) in self.places and not any(c.startswith(SERIAL) for c in consoles):
+            self.fault(
+                ("boot", "cmdline"),
+                f"`console={consoles[-1]}` hides from `test` what the system says",
+                "add `console=ttyS0`, or leave `console` out: mkroot adds the machine's own",
+            )
 
     def _disk(self) -> None:
+        disk = self.recipe.disk
         if ("disk",) in self.places and self.recipe.boot is None:
             self.fault(("disk",), "a disk is made of a system that boots", "say how under `boot`")
+        if disk.grow and (disk.root != "ext4" or disk.overlay):
+            self.fault(("disk", "grow"), "only an `ext4` root that is not under an overlay can grow")
 
     def _outputs(self) -> None:
         for i, kind in good(self.recipe.outputs):
@@ -203,6 +217,8 @@ class Rules:
             boot = self.recipe.boot
             if kind == "uki" and boot is not None and boot.firmware == "bios":
                 self.fault(("outputs", i), "`uki` needs `firmware: uefi`")
+            elif kind == "uki" and boot is not None and boot.loader != "uki":
+                self.fault(("outputs", i), f"`loader: {boot.loader}` makes no unified kernel image", "write `uki`")
 
 
 def local_files(recipe: Recipe) -> list[tuple[Path, LocalPath]]:

@@ -123,7 +123,7 @@ def test_every_key_of_the_format(write: Write, tmp_path: Path) -> None:
               tags: ["mirror.example:5000/team/x:1.0_A"]
             boot: {kernel: linux-image-virtual, initramfs: distro, loader: uki, cmdline: "console=ttyS0"}
             disk: {size: 1.5G, root: ext4}
-            outputs: [tar.zst, oci, disk.qcow2, uki, iso]
+            outputs: [tar.zst, oci, disk.qcow2, uki]
             limits: {rootfs: 180M, packages: 120}
             test: {memory: 1G, timeout: 2m, expect: ["-x", "login:"], run: [{cmd: "true", exit: 3}]}
             """

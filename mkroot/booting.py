@@ -1,0 +1,93 @@
+"""From a finished root and the packages beside it to the makers of what boots."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from mkroot import rooting
+from mkroot.artifact.outputs import Maker
+from mkroot.errors import SandboxError
+from mkroot.recipe.model import Recipe
+from mkroot.rootfs.identity import Identity
+from mkroot.rootfs.merge import alias_links
+from mkroot.rootfs.stage import Root
+from mkroot.rootfs.tree import Tree
+from mkroot.store.layer import Layer, LayerStore
+from mkroot.store.trees import Trees
+
+FOLDER = "mkroot-boot"  # in the tools' root: what grub-mkimage reads and writes
+
+
+def makers(
+    layers: LayerStore,
+    identity: Identity,
+    trees: Trees,
+    recipe: Recipe,
+    architecture: str,
+    root: Root,
+    beside: Sequence[Layer],
+) -> dict[str, Maker]:
+    """Return the makers of `bootfs`, `uki`, disks and ISO.
+
+    root: before the recipe's config and trim, so that a trim may take the kernel out of what is shipped. beside:
+    packages that were locked beside it; their files are read, and their tools run over the root in a sandbox. trees:
+    must last as long as the makers are used.
+    """
+    from mkroot.boot.outputs import Boot, boot_makers
+
+    assert recipe.boot is not None
+    both = rooting.unpacked(root, beside)
+
+    def mkimage(target: str, arguments: Sequence[str], files: Mapping[str, bytes]) -> bytes:
+        return _mkimage(layers, identity, trees, root, beside, target, arguments, files)
+
+    boot = Boot(
+        tree=both.tree,
+        settings=recipe.boot,
+        disk=recipe.disk,
+        name=str(recipe.name),
+        distro=recipe.distro,
+        architecture=str(architecture),
+        mkimage=mkimage,
+    )
+    return boot_makers(boot)
+
+
+def _mkimage(
+    layers: LayerStore,
+    identity: Identity,
+    trees: Trees,
+    root: Root,
+    beside: Sequence[Layer],
+    target: str,
+    arguments: Sequence[str],
+    files: Mapping[str, bytes],
+) -> bytes:
+    """Run the lock's own grub-mkimage over the root and return what it made; raises SandboxError.
+
+    Taken from the store where the same packages made an image of the same arguments.
+    """
+    from mkroot.boot.grub import platform
+
+    bare = rooting.unpacked(rooting.empty_root(layers, root.architecture), (*root.packages, *beside))
+    parts = [[p.key for p in bare.packages], target, list(arguments), {n: files[n].hex() for n in sorted(files)}]
+    key = hashlib.sha256(json.dumps(["mkimage", rooting.FORMAT, *parts]).encode()).hexdigest()
+
+    def put(tree: Tree) -> tuple[rooting.Origins, rooting.Notes]:
+        for link in alias_links(tree):
+            tree.put(link)
+        for name in files:
+            tree.write(f"{FOLDER}/{name}", files[name], 0o644, 0, 0)
+        tree.write(f"{FOLDER}/.made", b"", 0o644, 0, 0)
+        return {}, ()
+
+    bare = rooting.save(layers, bare, key, "grub-mkimage input", put)
+    argv = ("grub-mkimage", "-O", target, "-d", f"/usr/lib/grub/{platform(target)}", "-o", "core.img", *arguments)
+    script = rooting.Script(shown="grub-mkimage", origin="mkroot: boot loader", argv=argv, cwd=f"/{FOLDER}")
+    made = rooting.run(layers, identity, trees, bare, [script], "grub-mkimage", 0)
+    try:
+        return made.tree.read(f"{FOLDER}/core.img")
+    except Exception as e:
+        raise SandboxError("grub-mkimage made no image", where=target) from e
