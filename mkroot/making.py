@@ -207,7 +207,7 @@ def _root(
     stages = [p.stage for p in locked.packages]
     missing = packages.absent(layers.store, items, None)
     if not missing and scripts:
-        todo = rooting.stages(list(zip(stages, packages.load(layers.store, items))), date)
+        todo = rooting.stages(list(zip(stages, packages.load(layers.store, items))), date, recipe)
         if not rooting.known(layers, root, todo):
             missing = packages.absent(layers.store, items, trees)
     wanted = trees if scripts else None
@@ -221,7 +221,7 @@ def _root(
                 upto = [i for i, s in zip(items, stages) if s in _UPTO[name]]
                 supply.wait(upto)
                 members = list(zip([s for s in stages if s in _UPTO[name]], supply.layers(upto)))
-                todo = [s for s in rooting.stages(members, date) if s.name == name]
+                todo = [s for s in rooting.stages(members, date, recipe) if s.name == name]
                 told = progress.warn if options.explain_cache else None
                 root = rooting.configured(
                     layers, identity, trees, root, todo, progress, f"{recipe.name} {architecture}", told

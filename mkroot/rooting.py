@@ -15,7 +15,7 @@ from mkroot.errors import SandboxError
 from mkroot.progress import Progress
 from mkroot.recipe.model import Hook, Recipe
 from mkroot.recipe.normal import plain
-from mkroot.rootfs import causes, dpkg
+from mkroot.rootfs import causes, dpkg, machine
 from mkroot.rootfs import customise as customising
 from mkroot.rootfs.apt_sources import Source, write_apt_sources
 from mkroot.rootfs.assembly import Assembly
@@ -42,13 +42,14 @@ Notes = Sequence[str]
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """A hook's text, or a command of the image. shown: for messages. origin: who asked for it."""
+    """A hook's text, or a command of the image. shown: for messages. origin: who asked for it. cwd: where it starts."""
 
     shown: str
     origin: str
     argv: tuple[str, ...] = ()
     text: bytes = b""
     network: bool = False
+    cwd: str = "/"
 
 
 class Inside(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,18 +71,24 @@ def empty_root(layers: LayerStore, architecture: str, key: str = "") -> Root:
     return Root(key=key or "empty", tree=Tree(layers.read), architecture=architecture)
 
 
-def stages(packages: Sequence[tuple[str, Layer]], epoch: int | None) -> list[Stage]:
+def stages(packages: Sequence[tuple[str, Layer]], epoch: int | None, recipe: Recipe) -> list[Stage]:
     """Return the stages of packages given with their stage's name, in order; empty ones are left out.
 
-    A stage's scripts see the date of the newest package so far, or `epoch` where SOURCE_DATE_EPOCH says one.
+    A stage's scripts see the date of the newest package so far, or `epoch` where SOURCE_DATE_EPOCH says one. Where the
+    recipe's initramfs is not the distribution's, they are told so: its making takes longer than all else together
+    (INITRD=No, /etc/kernel/postinst.d/initramfs-tools).
     """
     found = []
+    own = recipe.boot is not None and recipe.boot.initramfs != "distro"
     date = 0
     for name in ("essential", "variant", "include"):
         members = tuple(layer for stage, layer in packages if stage == name)
         if members:
             date = max([date, *(layer.date for layer in members)])
-            found.append(Stage(name=name, packages=members, epoch=date if epoch is None else epoch))
+            environment = (("INITRD", "No"),) if own and name == "include" else ()
+            found.append(
+                Stage(name=name, packages=members, epoch=date if epoch is None else epoch, environment=environment)
+            )
     return found
 
 
@@ -175,7 +182,7 @@ def run(
             for script in scripts:
                 events.append(Event(time.clock_gettime(COARSE), script.origin))
                 with Sandbox(at, identity=identity, epoch=epoch, network=script.network) as box:
-                    done = box.run(list(script.argv) or ["/bin/sh", "-e"], stdin=script.text or None)
+                    done = box.run(list(script.argv) or ["/bin/sh", "-e"], stdin=script.text or None, cwd=script.cwd)
                     top.owners |= box.owners()
                 if done.returncode:
                     tail = done.output.decode("utf-8", "backslashreplace").strip().splitlines()[-12:]
@@ -219,9 +226,13 @@ def finished(
             done = customising.customise(tree, recipe.config, inside.inputs, epoch=epoch)
             commands.extend(Script(shown=c.shown, origin=c.origin, argv=c.argv) for c in done.commands)
             origins = dict(done.origins) | write_apt_sources(tree, recipe.distro, inside.sources, key=inside.key)
+            if recipe.boot is not None:
+                origins |= machine.prepare_machine(tree, recipe.disk, epoch=epoch)
             return origins | _automatic(tree, inside.automatic), done.notes
 
         wanted = [plain(recipe.config), msgspec.msgpack.encode(inside, enc_hook=str).hex()]
+        if recipe.boot is not None:
+            wanted += [machine.FORMAT, machine.check_unit().hex(), machine.small_init().hex(), str(recipe.disk.grow)]
         key = _key("config", mkroot.__version__, customising.FORMAT, root.key, epoch, wanted)
         step.cached = layers.has(key)
         if step.cached and recipe.config.locale:  # its commands are not in the layer

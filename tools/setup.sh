@@ -44,6 +44,11 @@ look() {
     has sqfstar || need optional squashfs-tools "output squashfs"
     has mkfs.erofs || need optional erofs-utils "output erofs"
     { has mke2fs && has debugfs; } || need optional e2fsprogs "output ext4"
+    has mcopy || need optional mtools "outputs bootfs, disk.raw, disk.qcow2 and iso"
+    has qemu-img || need optional qemu-utils "output disk.qcow2"
+    [ "$want" = run ] || has qemu-system-x86_64 || need optional qemu-system-x86 "mkroot boot and mkroot test"
+    [ "$want" = run ] || [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -e /usr/share/OVMF/OVMF_CODE.fd ] ||
+        need optional ovmf "UEFI machines in QEMU"
     [ -e /usr/share/python-apt/templates/Debian.info ] ||
         need optional python-apt-common "knows the distributions' mirrors"
     [ -e /etc/ssl/certs/ca-certificates.crt ] || need optional ca-certificates "mirrors over https"

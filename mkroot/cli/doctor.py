@@ -19,6 +19,8 @@ TOOLS = (  # tool, Debian package, what it is for
     ("mkfs.erofs", "erofs-utils", "output erofs"),
     ("mke2fs", "e2fsprogs", "output ext4"),
     ("debugfs", "e2fsprogs", "output ext4"),
+    ("mcopy", "mtools", "outputs bootfs, disk.raw, disk.qcow2 and iso"),
+    ("qemu-img", "qemu-utils", "output disk.qcow2"),
     ("skopeo", "skopeo", "optional: copies images to other tools"),
     ("podman", "podman", "optional: runs images"),
     ("qemu-system-x86_64", "qemu-system-x86", "optional: boots disks"),

@@ -72,7 +72,7 @@ Description={description}
 DefaultDependencies=no
 Conflicts=shutdown.target
 After=local-fs.target systemd-remount-fs.service
-Before=sysinit.target shutdown.target
+Before={before} shutdown.target
 ConditionPathIsReadWrite=/etc
 {condition}
 
@@ -82,8 +82,9 @@ RemainAfterExit=yes
 ExecStart={command}
 
 [Install]
-WantedBy=sysinit.target
+WantedBy={target}
 """
+_SSH = "ssh.service ssh.socket sshd.service"
 
 
 def scrub(tree: Tree) -> dict[str, str]:
@@ -165,6 +166,7 @@ def _first_boot_units(recorder: Recorder, units: Units, had_snakeoil: bool) -> N
             _install(
                 recorder, KEYGEN, "Make SSH host keys where there are none",
                 "ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key", "/usr/bin/ssh-keygen -A",
+                _SSH, "multi-user.target",  # nothing but ssh waits for it: an RSA key takes its time
             )  # fmt: skip
     if had_snakeoil and tree.exists("usr/sbin/make-ssl-cert"):
         with recorder.at(f"{ORIGIN}: makes the snakeoil certificate at first boot"):
@@ -172,6 +174,7 @@ def _first_boot_units(recorder: Recorder, units: Units, had_snakeoil: bool) -> N
                 recorder, SNAKEOIL, "Make the snakeoil certificate where there is none",
                 "ConditionPathExists=!/etc/ssl/private/ssl-cert-snakeoil.key",
                 "/usr/sbin/make-ssl-cert generate-default-snakeoil",
+                "sysinit.target", "sysinit.target",  # any server may want it
             )  # fmt: skip
 
 
@@ -187,11 +190,13 @@ def _makes_host_keys(tree: Tree, units: Units) -> bool:
     return "ssh-keygen" in text and "ConditionFirstBoot" not in text
 
 
-def _install(recorder: Recorder, path: str, description: str, condition: str, command: str) -> None:
+def _install(
+    recorder: Recorder, path: str, description: str, condition: str, command: str, before: str, target: str
+) -> None:
     name = path.rpartition("/")[2]
-    text = _UNIT.format(description=description, condition=condition, command=command)
+    text = _UNIT.format(description=description, condition=condition, command=command, before=before, target=target)
     recorder.write(path, text.encode(), 0o644, 0, 0)
-    recorder.link(f"etc/systemd/system/sysinit.target.wants/{name}", f"/{path}")
+    recorder.link(f"etc/systemd/system/{target}.wants/{name}", f"/{path}")
 
 
 def leftovers(tree: Tree) -> list[str]:

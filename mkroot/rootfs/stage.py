@@ -35,11 +35,15 @@ LENT = f"{dpkg.ADMIN}/tmp.ci"  # where dpkg unpacks control files
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """Packages to configure together, in order, and the date that their scripts see (seconds since 1970)."""
+    """Packages to configure together, in order, and the date that their scripts see (seconds since 1970).
+
+    environment: what else their scripts see.
+    """
 
     name: str
     packages: tuple[Layer, ...]
     epoch: int
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +57,9 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stage_key(before: str, stage: Stage) -> str:
-    """Return the key of a stage's result: what was before, its packages in order, and the date that scripts see."""
-    parts = ["stage", FORMAT, before, stage.name, stage.epoch, [p.key for p in stage.packages]]
+    """Return the key of a stage's result: what was before, its packages in order, and what their scripts see."""
+    parts: list[object] = ["stage", FORMAT, before, stage.name, stage.epoch, [p.key for p in stage.packages]]
+    parts += [stage.environment] if stage.environment else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -177,7 +182,7 @@ def _wave(top: Top, root: Root, wave: Stage, events: list[Event], moved: set[str
 
 
 def _box(top: Top, at: Path, stage: Stage) -> Sandbox:
-    return Sandbox(at, identity=top.identity, epoch=stage.epoch)
+    return Sandbox(at, identity=top.identity, epoch=stage.epoch, environment=dict(stage.environment))
 
 
 def _first_files(root: Root) -> list[tuple[Entry, bytes]]:

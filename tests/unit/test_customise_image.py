@@ -57,11 +57,12 @@ def test_identities_and_traces_go_and_the_first_boot_makes_new_ones(tmp_path: Pa
         "d 0755 0:0 etc/systemd/system",
         "f 0644 0:0 etc/systemd/system/mkroot-snakeoil.service",
         "f 0644 0:0 etc/systemd/system/mkroot-ssh-host-keys.service",
+        "d 0755 0:0 etc/systemd/system/multi-user.target.wants",
+        "l 0777 0:0 etc/systemd/system/multi-user.target.wants/mkroot-ssh-host-keys.service -> "
+        "/etc/systemd/system/mkroot-ssh-host-keys.service",
         "d 0755 0:0 etc/systemd/system/sysinit.target.wants",
         "l 0777 0:0 etc/systemd/system/sysinit.target.wants/mkroot-snakeoil.service -> "
         "/etc/systemd/system/mkroot-snakeoil.service",
-        "l 0777 0:0 etc/systemd/system/sysinit.target.wants/mkroot-ssh-host-keys.service -> "
-        "/etc/systemd/system/mkroot-ssh-host-keys.service",
         "- run/sshd",
         "- tmp/x",
         "- tmp/x/y",
