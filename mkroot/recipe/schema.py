@@ -22,13 +22,16 @@ def json_schema() -> dict[str, Any]:
     """Return the schema of a recipe file; `${name}` is allowed wherever a value is, for it is filled in later."""
     whole = _struct(schema(), ())
     required = whole.pop("required")
+    parts = {
+        name: {"required": part.pop("required")} for name, part in whole["properties"].items() if "required" in part
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mkroot recipe",
         **whole,
         # What a recipe that extends others lacks may stand in those.
         "if": {"not": {"required": ["extends"]}},
-        "then": {"required": required},
+        "then": {"required": required, "properties": parts},
     }
 
 
