@@ -19,6 +19,8 @@ COMMANDS = {
     "explain": ("explain", "tell what made a file, down to the archive's key"),
     "diff": ("diff", "tell two locks, trees, archives or images apart"),
     "sbom": ("sbom", "write a bill of materials (SPDX, CycloneDX)"),
+    "boot": ("boot", "start a system in QEMU, its console on the terminal"),
+    "test": ("test", "start a system in QEMU and take its own verdict"),
     "images": ("images", "list the images of the store"),
     "history": ("history", "show how an image's layers came to be"),
     "inspect": ("inspect", "show an image's config, layers and tags"),
@@ -27,7 +29,7 @@ COMMANDS = {
     "schema": ("schema", "print the JSON Schema of recipes"),
 }
 NOT_YET = (
-    "boot", "test", "verify", "bundle", "rebase", "run", "ps", "rm", "commit", "start", "exec", "logs", "cp",
+    "verify", "bundle", "rebase", "run", "ps", "rm", "commit", "start", "exec", "logs", "cp",
     "import", "export", "save", "load", "tag", "push", "pull", "rmi", "login", "logout",
 )  # fmt: skip
 USAGE = "usage: mkroot COMMAND [OPTION...] [ARGUMENT...]"

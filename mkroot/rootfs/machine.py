@@ -10,10 +10,11 @@ from mkroot.rootfs.recorder import Recorder
 from mkroot.rootfs.tree import Tree
 from mkroot.rootfs.units import Units
 
-FORMAT = "1"  # of what this module writes; part of the key of what it stores
+FORMAT = "2"  # of what this module writes; part of the key of what it stores
 CHECK = "mkroot-check.service"
 GROW = "mkroot-grow.service"
 INITS = ("usr/sbin/init", "etc/init", "usr/bin/init")  # where the kernel looks (init/main.c), but for the shell
+MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "run": 0o755, "sys": 0o555, "tmp": 0o1777}  # base-files would have them
 _REPART = "/etc/repart.d/50-root.conf"
 _GROW_UNIT = """\
 [Unit]
@@ -58,11 +59,15 @@ def prepare_machine(tree: Tree, disk: Disk, *, epoch: int) -> dict[str, str]:
     systemd is left alone. epoch: seconds since 1970.
     """
     recorder = Recorder(tree)
-    if not Units(tree).present:
-        if not any(tree.exists(path) for path in INITS) and tree.exists("usr/bin/busybox"):
+    if not any(tree.exists(path) for path in INITS):  # systemd may be there without systemd-sysv
+        if tree.exists("usr/bin/busybox"):
             with recorder.at("mkroot: a small init, for the packages have none"):
                 recorder.write("usr/sbin/init", small_init(), 0o755, 0, 0)
+                for name, mode in MOUNT_POINTS.items():
+                    recorder.folder(name, mode)
         return recorder.origins
+    if not Units(tree).present:
+        return {}
     with recorder.at("mkroot: the guest's self-check, run where the host of the machine asks for it"):
         recorder.write(f"usr/lib/systemd/system/{CHECK}", check_unit(), 0o644, 0, 0)
         recorder.link(f"usr/lib/systemd/system/multi-user.target.wants/{CHECK}", f"../{CHECK}")

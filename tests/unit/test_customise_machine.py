@@ -6,7 +6,13 @@ from pathlib import Path
 
 from mkroot.recipe.booting import Disk
 from mkroot.rootfs.machine import prepare_machine
-from tests.unit.roots import EPOCH, changes, debian, systemd, tree_of
+from tests.unit.roots import EPOCH, changes, debian, tree_of
+from tests.unit.roots import systemd as bare_systemd
+
+
+def systemd(**more: str) -> dict[str, str | bytes]:
+    return bare_systemd(**more) | {"usr/sbin/init": "-> ../lib/systemd/systemd"}
+
 
 CHECK = [
     "l 0777 0:0 usr/lib/systemd/system/multi-user.target.wants/mkroot-check.service -> ../mkroot-check.service",
@@ -42,8 +48,17 @@ def test_a_disk_that_grows_has_a_unit_for_it(tmp_path: Path) -> None:
 
 def test_busybox_alone_is_given_a_small_init(tmp_path: Path) -> None:
     found, origins, _ = prepared(tmp_path, debian(**{"usr/bin/busybox": "x!"}))
-    assert found == ["f 0755 0:0 usr/sbin/init"]
+    assert found == [
+        "d 0755 0:0 dev",
+        "d 0555 0:0 proc",
+        "d 0755 0:0 run",
+        "d 0555 0:0 sys",
+        "d 1777 0:0 tmp",
+        "f 0755 0:0 usr/sbin/init",
+    ]
     assert "small init" in origins["usr/sbin/init"]
+    found, _, _ = prepared(tmp_path / "systemd", bare_systemd() | {"usr/bin/busybox": "x!"})
+    assert "f 0755 0:0 usr/sbin/init" in found, "systemd without systemd-sysv starts nothing"
 
 
 def test_another_root_without_systemd_is_left_alone(tmp_path: Path) -> None:
