@@ -1,243 +1,42 @@
-"""Packages indices in a form that opens at once: a hash table of names over the text, made once an index.
-
-The table of an index is a file in the store, kind `indices`, keyed by the text's digest. Its parts, little endian:
-
-    magic (8 bytes), number of slots, a power of two (4), CRC-32 of all that follows, begun with that number (4)
-    for each slot the CRC-32 of its key (4)
-    for each slot the offset of its record, 0 where it is free (4)
-    records: length of the key (2), length of the data (4), key, data
-
-A key is a letter and a name. `p`: the stanzas of the package and `v`: the stanzas that provide the name, as triples of
-offset and length in the text and CRC-32. `m`: the place in the order in which names are first mentioned. `e`: the names
-that are marked Essential, Protected or Important and `r`: the names of a priority, as text.
-
-The sums are there for disks that err, not against forgery: making the table checks the text against its digest.
-"""
+"""The packages of the store's indices: tables made once an index, lookups in several of them at once."""
 
 from __future__ import annotations
 
 import contextlib
-import mmap
+import gc
 import os
-import re
 import signal
-import struct
-import sys
-import zlib
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
-from mkroot.debian.package import PRIORITIES, Package
+from mkroot.archive.scan import Scan, whole
+from mkroot.archive.table import FORMAT, Table, blocks, damaged, encode
+from mkroot.debian.package import Package
 from mkroot.debian.release import Index
 from mkroot.digest import sha256_file
-from mkroot.errors import StoreError, TrustError
-from mkroot.resolve.universe import MENTIONS
+from mkroot.errors import StoreError
 from mkroot.store.store import Store
 
 KIND = "indices"
-FORMAT = 3  # of the table; part of its key
-_MAGIC = b"mkrtidx" + bytes([FORMAT])
-_HEAD = struct.Struct("<8sII")
-_RECORD = struct.Struct("<HI")
-_CHUNK = 8 << 20  # bytes of text read at a time
-_FIELDS = tuple(f"\n{name.title()}:".encode() for name in MENTIONS)
-_TARGET = re.compile(rb"(?:^|[,|])[ \t\n]*([^ \t\n,|(\[<]+)")
-_NAMED_PRIORITIES = tuple(p.encode() for p in PRIORITIES[:3])
-_MARKS = (b"\nEssential: yes", b"\nProtected: yes", b"\nImportant: yes")
+BLOCK = 256 << 10  # bytes of text read at a time; what is made of more does not stay in a processor's cache
+LARGE = 2 << 20  # bytes of an index that are worth a process
+_SHARE = 8 << 20  # bytes of one that are worth another: what it has read must be handed over
 
 
-def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, text) of whole stanzas, some MiB at a time."""
-    with path.open("rb") as f:
-        offset, rest = 0, b""
-        while block := f.read(_CHUNK):
-            text = rest + block
-            end = text.rfind(b"\n\n") + 2
-            if end == 1:
-                rest = text
-                continue
-            yield offset, text[:end]
-            rest = text[end:]
-            offset += end
-        if rest.strip(b"\n"):
-            yield offset, rest
+def table_key(digest: str) -> str:
+    """Return the key of an index's table in the store, by the digest of the text."""
+    return f"{digest}.t{FORMAT}"
 
 
-class _Tables:
-    """What one pass over an index collects."""
-
-    def __init__(self) -> None:
-        self.places: dict[bytes, list[int]] = {}
-        self.heard: dict[bytes, None] = {}
-        self.marked: dict[bytes, None] = {}
-        self.priorities: dict[bytes, dict[bytes, None]] = {p: {} for p in _NAMED_PRIORITIES}
-
-    def read(self, path: Path, where: str) -> None:
-        for base, text in _chunks(path):
-            offset = base
-            for stanza in text.split(b"\n\n"):
-                if bare := stanza.strip(b"\n"):
-                    self._stanza(b"\n" + bare, offset + stanza.index(bare[:1]), where)
-                offset += len(stanza) + 2
-
-    def _stanza(self, stanza: bytes, offset: int, where: str) -> None:
-        at = stanza.find(b"\nPackage:")
-        if at < 0:
-            raise TrustError(f"a stanza at byte {offset} of the index names no package", where=where)
-        end = stanza.find(b"\n", at + 9)
-        name = stanza[at + 9 : end if end > 0 else None].strip()
-        place = (offset, len(stanza) - 1, zlib.crc32(memoryview(stanza)[1:]))
-        self.places.setdefault(b"p" + name, []).extend(place)
-        heard = [name]
-        for field in _FIELDS:
-            at = stanza.find(field)
-            if at >= 0:
-                at += len(field)
-                end = stanza.find(b"\n", at)
-                if end < 0:
-                    end = len(stanza)
-                while stanza[end + 1 : end + 2] in (b" ", b"\t"):  # a folded field
-                    end = stanza.find(b"\n", end + 1)
-                    end = len(stanza) if end < 0 else end
-                names = _TARGET.findall(stanza[at:end])
-                heard += names
-                if field is _FIELDS[-1]:
-                    for provided in dict.fromkeys(names):
-                        self.places.setdefault(b"v" + provided.partition(b":")[0], []).extend(place)
-        self.heard |= dict.fromkeys(heard)
-        if any(mark in stanza for mark in _MARKS):
-            self.marked[name] = None
-        at = stanza.find(b"\nPriority: ") + 11
-        if at > 10:
-            word = stanza[at : at + 10].partition(b"\n")[0].strip()
-            if word in self.priorities:
-                self.priorities[word][name] = None
-
-    def records(self) -> Iterator[tuple[bytes, Sequence[int] | bytes]]:
-        yield from self.places.items()
-        for place, name in enumerate(self.heard):
-            yield b"m" + name, (place,)
-        yield b"e", b" ".join(self.marked)
-        for priority, names in self.priorities.items():
-            yield b"r" + priority, b" ".join(names)
-
-
-def _little(numbers: Sequence[int]) -> bytes:
-    packed = array("I", numbers)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
-
-
-def _encode(tables: _Tables) -> bytes:
-    records = list(tables.records())
-    slots = 1 << max(4, (len(records) * 3 // 2).bit_length())
-    mask = slots - 1
-    hashes, offsets = [0] * slots, [0] * slots
-    body: list[bytes] = []
-    at = _HEAD.size + 8 * slots
-    pack, crc32 = _RECORD.pack, zlib.crc32
-    for key, payload in records:
-        data = payload if isinstance(payload, bytes) else struct.pack(f"<{len(payload)}I", *payload)
-        record = pack(len(key), len(data)) + key + data
-        value = crc32(key)
-        slot = value & mask
-        while offsets[slot]:
-            slot = (slot + 1) & mask
-        hashes[slot], offsets[slot] = value, at
-        body.append(record)
-        at += len(record)
-    data = b"".join([_little(hashes), _little(offsets), *body])
-    return _HEAD.pack(_MAGIC, slots, zlib.crc32(data, slots)) + data
-
-
-class Table:
-    """The opened table of one index together with its text."""
-
-    def __init__(self, index: Index, table: Path) -> None:
-        """Map both files; raises StoreError where the table is not one, OSError."""
-        self.index = index
-        self._text = _map(index.path)
-        self._data = _map(table)
-        good = len(self._data) >= _HEAD.size and self._data[:8] == _MAGIC
-        if good:
-            _, self._slots, stated = _HEAD.unpack_from(self._data)
-            with memoryview(self._data) as view, view[_HEAD.size :] as rest:
-                good = zlib.crc32(rest, self._slots) == stated
-        if not good:
-            raise _damaged(table)
-
-    def find(self, key: bytes) -> bytes:
-        """Return the record under `key`, b"" where there is none."""
-        data, mask, value = self._data, self._slots - 1, zlib.crc32(key)
-        slot = value & mask
-        hashes = _HEAD.size
-        offsets = hashes + 4 * self._slots
-        while True:
-            (at,) = _NUMBER.unpack_from(data, offsets + 4 * slot)
-            if not at:
-                return b""
-            if _NUMBER.unpack_from(data, hashes + 4 * slot)[0] == value:
-                length, size = _RECORD.unpack_from(data, at)
-                start = at + _RECORD.size
-                if data[start : start + length] == key:
-                    return data[start + length : start + length + size]
-            slot = (slot + 1) & mask
-
-    def stanzas(self, key: bytes) -> Iterator[bytes]:
-        """Yield the stanzas whose places are under `key`."""
-        for offset, length, stated in _PLACE.iter_unpack(self.find(key)):
-            stanza = self._text[offset : offset + length]
-            if zlib.crc32(stanza) != stated:
-                raise _damaged(self.index.path)
-            yield stanza
-
-    def keys(self, letter: bytes) -> Iterator[bytes]:
-        """Yield the names under `letter`, in no useful order."""
-        offsets = _HEAD.size + 4 * self._slots
-        for (at,) in _NUMBER.iter_unpack(self._data[offsets : offsets + 4 * self._slots]):
-            if at and self._data[at + _RECORD.size : at + _RECORD.size + 1] == letter:
-                length = _RECORD.unpack_from(self._data, at)[0]
-                yield self._data[at + _RECORD.size + 1 : at + _RECORD.size + length]
-
-    def containing(self, text: bytes) -> Iterator[bytes]:
-        """Yield the stanzas in which `text` occurs."""
-        for _, chunk in _chunks(self.index.path):
-            at = chunk.find(text)
-            while at >= 0:
-                start = chunk.rfind(b"\n\n", 0, at) + 2 if b"\n\n" in chunk[:at] else 0
-                end = chunk.find(b"\n\n", at)
-                end = len(chunk) if end < 0 else end
-                yield chunk[start:end].strip(b"\n")
-                at = chunk.find(text, end)
-
-
-def _first(place: tuple[int, Table]) -> int:
-    return place[0]
-
-
-_NUMBER = struct.Struct("<I")
-_PLACE = struct.Struct("<III")
-
-_LARGE = 8 << 20  # bytes of an index that are worth a process
-
-
-def _map(path: Path) -> mmap.mmap | bytes:
-    with path.open("rb") as f:
-        return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-
-
-def _damaged(path: Path) -> StoreError:
-    return StoreError("the store holds a damaged index", where=str(path), hint="run `mkroot cache verify`")
-
-
-def open_index(store: Store, index: Index) -> Table:
+def open_index(store: Store, index: Index, *, processes: int | None = None) -> Table:
     """Return the table of `index`, made now where the store has none or a damaged one; raises TrustError, StoreError.
 
     The index's text must have been verified. Two builds that want the same table make it once.
+    processes: how many may work on it; one a processor where it is None.
     """
-    key = f"{index.sha256}.t{FORMAT}"
+    key = table_key(index.sha256)
     path = store.path(KIND, key)
     try:
         with contextlib.suppress(FileNotFoundError, StoreError):
@@ -246,39 +45,125 @@ def open_index(store: Store, index: Index) -> Table:
             with contextlib.suppress(FileNotFoundError, StoreError):  # another build was faster
                 return Table(index, path)
             path.unlink(missing_ok=True)
-            _compile(store, key, index)
+            keep(store, index.sha256, _scan(index, len(os.sched_getaffinity(0)) if processes is None else processes))
         return Table(index, path)
     except OSError as e:
         raise StoreError(f"an index cannot be read: {e.strerror}", where=str(e.filename or path)) from e
 
 
-def _compile(store: Store, key: str, index: Index) -> None:
-    if sha256_file(index.path) != index.sha256:
-        raise _damaged(index.path)
-    tables = _Tables()
-    tables.read(index.path, f"{index.suite}/{index.component}/{index.architecture}")
-    data = _encode(tables)
-    with store.writing(KIND, key) as aside:
+def keep(store: Store, digest: str, scan: Scan) -> None:
+    """Put the table of the text of that digest into the store.
+
+    A power cut may leave half of it: its sum tells, and it is made again.
+    """
+    data = encode(scan)
+    with store.writing(KIND, table_key(digest), sync=False) as aside:
         aside.write_bytes(data)
+
+
+def _scan(index: Index, processes: int) -> Scan:
+    """Return what a text says; raises StoreError for one that is damaged, TrustError."""
+    if sha256_file(index.path) != index.sha256:
+        raise damaged(index.path)
+    scan = Scan(f"{index.suite}/{index.component}/{index.architecture}")
+    read_on(scan, index.path, processes)
+    return scan
+
+
+def read_on(scan: Scan, path: Path, processes: int) -> None:
+    """Read what is left of a verified text, shared by processes where it is worth that; raises TrustError, OSError."""
+    end = path.stat().st_size
+    size = end - scan.end
+    count = max(1, min(processes, size // _SHARE))
+    middles = (_boundary(path, scan.end + size * n // count) for n in range(1, count))
+    starts = [scan.end, *middles, end]
+    with contextlib.ExitStack() as stack:
+        others = [
+            stack.enter_context(_beside(partial(_part, scan.where, path, *part))) for part in pairwise(starts[1:])
+        ]
+        _read(scan, path, starts[1])
+        for after, other in zip(starts[2:], others, strict=True):
+            if dumped := other():
+                scan.extend(dumped)
+            else:  # what it was that failed there is raised here
+                _read(scan, path, after)
+
+
+def _part(where: str, path: Path, start: int, end: int) -> bytes:
+    scan = Scan(where, start)
+    _read(scan, path, end)
+    return scan.dump()
+
+
+def _read(scan: Scan, path: Path, end: int) -> None:
+    for piece in whole(blocks(path, BLOCK, scan.end, end)):
+        scan.read(piece)
+
+
+def _boundary(path: Path, near: int) -> int:
+    """Return where a stanza begins at `near` or after it, the end of the text where none does."""
+    at, last = near, b""
+    for block in blocks(path, BLOCK, near):
+        found = (last + block).find(b"\n\n")
+        if found >= 0:
+            return at - len(last) + found + 2
+        at += len(block)
+        last = block[-1:]
+    return at
+
+
+@contextlib.contextmanager
+def _beside(work: Callable[[], bytes]) -> Iterator[Callable[[], bytes]]:
+    """Run `work` in a process of its own; yield what waits for its result, b"" where it failed."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        child(lambda: _send(write, work()))
+    os.close(write)
+    try:
+        with open(read, "rb") as result:
+            yield result.read
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _send(pipe: int, data: bytes) -> None:
+    with open(pipe, "wb") as f:
+        f.write(data)
+
+
+def child(work: Callable[[], object]) -> None:
+    """Do `work` as what a forked process is for, and end the process; never returns. What fails is told to nobody."""
+    try:
+        gc.disable()  # it would walk, and so copy, all that the parent has
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        work()
+    finally:
+        os._exit(0)
 
 
 def prepare(store: Store, indices: Sequence[Index]) -> None:
     """Make the tables that are missing, side by side in processes of their own; what fails there is made later, aloud.
 
-    Making one takes a second for Ubuntu's universe, all of it in Python.
+    One alone is left to `open_index`, where two processes share it.
     """
-    missing = [i for i in indices if not store.path(KIND, f"{i.sha256}.t{FORMAT}").exists()]
-    unique = sorted({i.sha256: i for i in missing if i.size > _LARGE}.values(), key=lambda i: -i.size)
+    missing = [i for i in indices if not store.has(KIND, table_key(i.sha256))]
+    unique = sorted({i.sha256: i for i in missing if i.size > LARGE}.values(), key=lambda i: -i.size)
     if len(unique) < 2:
         return
-    running: set[int] = set()
+    running: list[int] = []
     try:
         for index in unique:
             if len(running) >= len(os.sched_getaffinity(0)):
-                running.discard(os.wait()[0])
-            running.add(_fork(store, index))
+                os.waitpid(running[0], 0)
+                del running[0]
+            running.append(_fork(store, index))
         while running:
-            running.discard(os.wait()[0])
+            os.waitpid(running[0], 0)
+            del running[0]
     except BaseException:
         for pid in running:
             os.kill(pid, signal.SIGKILL)
@@ -289,13 +174,16 @@ def prepare(store: Store, indices: Sequence[Index]) -> None:
 def _fork(store: Store, index: Index) -> int:
     pid = os.fork()
     if pid == 0:
-        try:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            open_index(store, index)
-        finally:
-            os._exit(0)
+        child(lambda: open_index(store, index, processes=1))
     return pid
+
+
+def _first(place: tuple[int, Table]) -> int:
+    return place[0]
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 class ArchiveUniverse:
@@ -312,39 +200,36 @@ class ArchiveUniverse:
 
     def packages(self, name: str) -> Sequence[Package]:
         """See Universe."""
-        return self._read(b"p" + name.encode("utf-8", "surrogateescape"))
+        key = _encoded(name)
+        return tuple(Package.parse(stanza, t.index) for t in self._tables for stanza in t.packages(key))
 
     def providers(self, name: str) -> Sequence[Package]:
         """See Universe."""
-        return self._read(b"v" + name.encode("utf-8", "surrogateescape"))
-
-    def _read(self, key: bytes) -> Sequence[Package]:
-        return tuple(Package.parse(stanza, t.index) for t in self._tables for stanza in t.stanzas(key))
+        key = _encoded(name)
+        return tuple(Package.parse(stanza, t.index) for t in self._tables for stanza in t.providers(key))
 
     def marked(self) -> Sequence[str]:
         """See Universe."""
-        return self._listed(b"e")
+        return list(dict.fromkeys(name.decode() for table in self._tables for name in table.marked()))
 
     def of_priority(self, priority: str) -> Sequence[str]:
         """See Universe."""
-        return self._listed(b"r" + priority.encode())
-
-    def _listed(self, key: bytes) -> list[str]:
-        return list(dict.fromkeys(name.decode() for table in self._tables for name in table.find(key).split()))
+        key = priority.encode()
+        return list(dict.fromkeys(name.decode() for table in self._tables for name in table.of_priority(key)))
 
     def rank(self, name: str, architecture: str) -> tuple[int, int]:
         """See Universe."""
-        key = b"m" + name.encode("utf-8", "surrogateescape")
+        key = _encoded(name)
         for number, table in sorted((*self._places.get(architecture, ()), *self._places.get("all", ())), key=_first):
-            if found := table.find(key):
-                return number, _NUMBER.unpack(found)[0]
+            if (place := table.place(key)) is not None:
+                return number, place
         return len(self._tables), 0
 
     def names(self) -> Iterable[str]:
         """See Universe."""
-        return sorted({name.decode("utf-8", "replace") for table in self._tables for name in table.keys(b"p")})
+        return sorted({name.decode("utf-8", "replace") for table in self._tables for name in table.names()})
 
     def mentioning(self, name: str) -> Sequence[Package]:
         """See Universe."""
-        text = name.encode("utf-8", "surrogateescape")
+        text = _encoded(name)
         return [Package.parse(stanza, table.index) for table in self._tables for stanza in table.containing(text)]

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mkroot.archive.address import Address
+from mkroot.archive.follower import Follower
 from mkroot.archive.http import Http, NotFoundError, WrongSizeError
+from mkroot.archive.index import table_key
 from mkroot.archive.source import Source, SuiteSource
 from mkroot.debian.release import Release
 from mkroot.digest import is_sha256, sha256, sha256_file
@@ -124,9 +126,18 @@ def _architectures(source: Source, suite: SuiteSource, release: Release) -> Iter
         yield "all"
 
 
-def get(store: Store, index: Listed, http: Http, *, offline: bool) -> tuple[Path, str, int]:
+def lacking(store: Store, index: Listed) -> bool:
+    """Tell whether neither the text of an index nor its table is in the store."""
+    known = index.plain or _unpacked(store, index)
+    return known is None or not (store.has(KIND, known[0]) or store.has(KIND, table_key(known[0])))
+
+
+def get(
+    store: Store, index: Listed, http: Http, *, offline: bool, follower: Follower | None = None
+) -> tuple[Path, str, int]:
     """Return the uncompressed index in the store, its digest and its size, fetching it where the store has it not.
 
+    follower: has made the index's table on return, where the text had to be unpacked.
     Raises MirrorError where the mirror has not what its Release lists, or something else; TrustError for an index
     that does not unpack to what was signed.
     """
@@ -143,7 +154,7 @@ def get(store: Store, index: Listed, http: Http, *, offline: bool) -> tuple[Path
         return _kept(store, b"")
     with _aside(store) as folder:
         packed, suffix = _download(index, http, folder)
-        return _unpack(store, index, packed, suffix, folder)
+        return _unpack(store, index, packed, suffix, folder, follower)
 
 
 _EMPTY = hashlib.sha256().hexdigest()
@@ -240,7 +251,9 @@ def _fetch(http: Http, address: Address, path: Path, digest: str, size: int, *, 
     return hasher.hexdigest() == digest
 
 
-def _unpack(store: Store, index: Listed, packed: Path, suffix: str, folder: Path) -> tuple[Path, str, int]:
+def _unpack(
+    store: Store, index: Listed, packed: Path, suffix: str, folder: Path, follower: Follower | None
+) -> tuple[Path, str, int]:
     """Unpack a verified form into the store; only verified bytes ever reach a decompressor."""
     plain = index.plain
     size = packed.stat().st_size
@@ -250,12 +263,16 @@ def _unpack(store: Store, index: Listed, packed: Path, suffix: str, folder: Path
     hasher = hashlib.sha256()
     total = 0
     try:
-        with open(packed, "rb") as f, open(out, "wb", buffering=0) as o:
+        with open(packed, "rb") as f, open(out, "w+b", buffering=0) as o:
+            if follower is not None:
+                follower.begin(o.fileno())
             view = memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
             for piece in decompress(suffix.lstrip("."), view, limit):
                 hasher.update(piece)
                 o.write(piece)
                 total += len(piece)
+                if follower is not None:
+                    follower.grown(total)
     except Corrupt as e:
         raise TrustError(f"a signed index cannot be unpacked: {e}", where=where) from None
     digest = hasher.hexdigest()
@@ -266,6 +283,8 @@ def _unpack(store: Store, index: Listed, packed: Path, suffix: str, folder: Path
         row = index.release.files[index.stem + suffix]
         with store.writing(_UNPACKED, row[0], sync=False) as aside:
             aside.write_text(f"{digest} {total}\n")
+    if follower is not None:
+        follower.finish(digest)
     return path, digest, total
 
 

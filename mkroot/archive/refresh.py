@@ -8,7 +8,9 @@ from pathlib import Path
 
 from mkroot.archive import packages
 from mkroot.archive.config import Config
+from mkroot.archive.follower import following
 from mkroot.archive.http import Http
+from mkroot.archive.index import LARGE
 from mkroot.archive.inrelease import Obtained, Policy, SuiteRecord, obtain
 from mkroot.archive.parallel import each
 from mkroot.archive.source import Source, SuiteSource, at_snapshot, configured_template
@@ -55,14 +57,20 @@ def refresh(
         for index in packages.listed(source, suite, releases[n, suite.name].release)
     ]
 
-    def get(job: tuple[int, packages.Listed]) -> Index:
-        return _index(job[1], *packages.get(store, job[1], http, offline=policy.offline))
-
     made: dict[int, Index] = {}
     jobs = sorted(enumerate(wanted), key=lambda job: -job[1].weight)
-    for (n, job), index in each(jobs, get, workers=WORKERS, stop=http.stop):
-        made[n] = index
-        tell(job.name)
+    large = [n for n, job in jobs if not policy.offline and job.weight > LARGE and packages.lacking(store, job)]
+    with following(store, [wanted[n].name for n in large]) as processes:
+        followers = dict(zip(large, processes, strict=False))
+
+        def get(job: tuple[int, packages.Listed]) -> Index:
+            n, index = job
+            found = packages.get(store, index, http, offline=policy.offline, follower=followers.get(n))
+            return _index(index, *found)
+
+        for (n, job), index in each(jobs, get, workers=WORKERS, stop=http.stop):
+            made[n] = index
+            tell(job.name)
     for found in releases.values():
         found.keep()
     return Refreshed(
