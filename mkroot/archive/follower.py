@@ -21,8 +21,8 @@ class Follower:
     whatever closes it. What fails there fails in silence: a table that is missing is made when it is wanted.
     """
 
-    def __init__(self, store: Store, where: str, others: Sequence[Follower]) -> None:
-        """Fork it; raises OSError. where: what errors call the index. others: those that are forked already."""
+    def __init__(self, store: Store, others: Sequence[Follower]) -> None:
+        """Fork it; raises OSError. others: those that are forked already."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if self._pid == 0:
@@ -30,7 +30,7 @@ class Follower:
             def work() -> None:
                 for other in (*others, self):  # else their processes would outlive the closing of this end
                     other._socket.close()
-                _follow(store, where, theirs)
+                _follow(store, theirs)
 
             child(work)
         theirs.close()
@@ -51,8 +51,9 @@ class Follower:
     def close(self) -> None:
         """End the process; without `finish` nothing is kept. Does nothing the second time."""
         self._socket.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+        pid, self._pid = self._pid, 0
+        if pid:
+            os.waitpid(pid, 0)
 
     def _tell(self, send: Callable[[], object]) -> None:
         with contextlib.suppress(OSError):  # it has ended
@@ -60,13 +61,13 @@ class Follower:
 
 
 @contextlib.contextmanager
-def following(store: Store, names: Sequence[str]) -> Iterator[list[Follower]]:
-    """Yield a follower for each of the names that errors call indices by, fewer where no more processes can be had."""
+def following(store: Store, count: int) -> Iterator[list[Follower]]:
+    """Yield so many followers, fewer where no more processes can be had; end them."""
     followers: list[Follower] = []
     try:
         with contextlib.suppress(OSError):
-            for name in names:
-                followers.append(Follower(store, name, followers))
+            for _ in range(count):
+                followers.append(Follower(store, followers))
         yield followers
     finally:
         for follower in followers:
@@ -77,11 +78,11 @@ class _Whole(Exception):
     """The text has ended and is the right one; its argument is the digest."""
 
 
-def _follow(store: Store, where: str, connection: socket.socket) -> None:
+def _follow(store: Store, connection: socket.socket) -> None:
     _, files, _, _ = socket.recv_fds(connection, _DIGEST, 1)
     if not files:
         return
-    scan = Scan(where)
+    scan = Scan("")  # its errors are told to nobody
     try:
         for piece in whole(_growing(connection, files[0])):
             scan.read(piece)
@@ -92,13 +93,15 @@ def _follow(store: Store, where: str, connection: socket.socket) -> None:
 
 
 def _growing(connection: socket.socket, file: int) -> Iterator[bytes]:
-    """Yield the text as it comes; raises _Whole, EOFError where it is given up."""
-    at = 0
-    while message := connection.recv(_DIGEST):
-        if len(message) == _DIGEST:
-            raise _Whole(message.decode())
-        while at < int(message):
-            block = os.pread(file, min(BLOCK, int(message) - at), at)
-            at += len(block)
-            yield block
-    raise EOFError
+    """Yield the text as it comes; raises _Whole as soon as that is known, EOFError where it is given up."""
+    at = size = 0
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            while message := connection.recv(_DIGEST, 0 if at == size else socket.MSG_DONTWAIT):
+                if len(message) == _DIGEST:
+                    raise _Whole(message.decode())
+                size = int(message)
+            raise EOFError
+        block = os.pread(file, min(BLOCK, size - at), at)
+        at += len(block)
+        yield block

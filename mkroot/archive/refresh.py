@@ -60,7 +60,7 @@ def refresh(
     made: dict[int, Index] = {}
     jobs = sorted(enumerate(wanted), key=lambda job: -job[1].weight)
     large = [n for n, job in jobs if not policy.offline and job.weight > LARGE and packages.lacking(store, job)]
-    with following(store, [wanted[n].name for n in large]) as processes:
+    with following(store, len(large)) as processes:
         followers = dict(zip(large, processes, strict=False))
 
         def get(job: tuple[int, packages.Listed]) -> Index:

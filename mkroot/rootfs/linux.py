@@ -32,6 +32,8 @@ mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_rest
 """
 CAPABILITIES = _NAMES.split()  # by number (capabilities(7))
 
+_AGAIN = 1000  # tries of openat2(2): a rename or mount anywhere on the host while it walks a `..` makes it say EAGAIN
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
@@ -167,7 +169,12 @@ class _OpenHow(ctypes.Structure):
 def _openat2(at: int, path: str, flags: int, mode: int, resolve: int) -> int:
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     words = (ctypes.c_long(at), ctypes.c_char_p(_bytes(path)), ctypes.byref(how), ctypes.c_size_t(24))
-    return _check(int(_syscall(ctypes.c_long(_OPENAT2), *words)), path)
+    result = -1
+    for _ in range(_AGAIN):
+        result = int(_syscall(ctypes.c_long(_OPENAT2), *words))
+        if result >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
+    return _check(result, path)
 
 
 def open_beneath(at: int, path: str, flags: int, mode: int = 0) -> int:

@@ -53,14 +53,15 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize("told", [range(0, len(TEXT), 700), [1], []])
 def test_a_text_that_grows(store: Store, told: range | list[int]) -> None:
     found = entry(store)
-    with following(store, ["m"]) as (follower,), found.path.open("rb") as file:
+    with following(store, 1) as (follower,), found.path.open("rb") as file:
         follower.begin(file.fileno())
         for size in told:
             follower.grown(size)
         assert not store.has(KIND, table_key(DIGEST))
+        pid = follower._pid
         follower.finish(DIGEST)
         assert store.has(KIND, table_key(DIGEST))
-        assert gone(follower._pid)
+        assert gone(pid)
     made = store.path(KIND, table_key(DIGEST)).stat().st_ino
     universe = ArchiveUniverse(store, [found])
     assert store.path(KIND, table_key(DIGEST)).stat().st_ino == made
@@ -71,26 +72,28 @@ def test_a_text_that_grows(store: Store, told: range | list[int]) -> None:
 
 def test_a_text_that_is_given_up(store: Store) -> None:
     found = entry(store)
-    with following(store, ["a", "b", "never begun"]) as followers, found.path.open("rb") as file:
-        for follower in followers[:2]:
+    with following(store, 3) as followers, found.path.open("rb") as file:
+        pids = [f._pid for f in followers]
+        for follower in followers[:2]:  # the third is never begun
             follower.begin(file.fileno())
             follower.grown(len(TEXT))
         followers[0].close()
-    assert all(gone(f._pid) for f in followers)
+    assert all(map(gone, pids))
     assert not store.has(KIND, table_key(DIGEST))
     assert not list((store.root / "tmp").iterdir())
 
 
 def test_a_process_ends_with_its_own_pipe_whatever_the_others_hold(store: Store) -> None:
-    with following(store, ["a", "b", "c"]) as followers:
+    with following(store, 3) as followers:
         for follower in followers:  # the first one's end is known to the processes forked after it
+            pid = follower._pid
             follower.close()
-            assert gone(follower._pid)
+            assert gone(pid)
 
 
 def test_a_text_that_cannot_be_read_is_refused_later_and_aloud(store: Store) -> None:
     found = entry(store, b"Version: 1\n\n" + TEXT)
-    with following(store, ["m"]) as (follower,), found.path.open("rb") as file:
+    with following(store, 1) as (follower,), found.path.open("rb") as file:
         follower.begin(file.fileno())
         for size in range(0, len(TEXT), 100):
             follower.grown(size)
@@ -105,7 +108,7 @@ def test_no_more_processes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError(errno.EAGAIN, "no more")
 
     monkeypatch.setattr(os, "fork", fork)
-    with following(store, ["a", "b"]) as followers:
+    with following(store, 2) as followers:
         assert followers == []
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
+from mkroot.rootfs import linux
 from mkroot.rootfs.seccomp import CALLS, program
 from tests.unit.boxes import run
 
@@ -82,3 +87,22 @@ def test_every_call_reaches_its_answer(machine: str) -> None:
     assert {answer(n, calls.audit) for n in calls.notified.values()} == {0x7FC00000}
     assert {answer(n, calls.audit) for n in calls.ignored} == {0x00050000}
     assert answer(1, calls.audit) == answer(calls.ignored[0], 0x40000003) == 0x7FFF0000
+
+
+def test_a_rename_elsewhere_does_not_disturb_a_walk_through_the_folder_above(tmp_path: Path) -> None:
+    """openat2(2) answers EAGAIN to a path with `..` when anything on the host is renamed meanwhile."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    pid = os.fork()
+    if pid == 0:
+        while os.getppid() != 1:
+            os.rename(tmp_path / "a", tmp_path / "c")
+            os.rename(tmp_path / "c", tmp_path / "a")
+    try:
+        (tmp_path / "still/b").mkdir(parents=True)
+        root = os.open(tmp_path / "still", os.O_PATH)
+        for _ in range(20_000):
+            os.close(linux.open_in_root(root, "b/../b/../b", os.O_PATH))
+        os.close(root)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
