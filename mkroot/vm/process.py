@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from mkroot.boot.machine import FirmwareFiles
@@ -23,9 +24,19 @@ _GRACE = 2.0  # seconds between asking QEMU to end and ending it
 
 
 class Qemu:
-    """A running QEMU. A context manager: at its end no process and no file of the run is left."""
+    """A QEMU, from `running`."""
 
-    def __init__(
+    def __init__(self, folder: Path, *, keep: bool) -> None:
+        """folder: of this run alone. keep: what the guest writes on its disk stays there."""
+        self.monitor, self._theirs = socket.socketpair()
+        self.monitor.setblocking(False)
+        self._folder = folder
+        self._keep = keep
+        self._place = 0
+        self._told = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(
         self,
         emulator: str,
         guest: Guest,
@@ -35,28 +46,34 @@ class Qemu:
         tsc: int = 0,
         terminal: bool = False,
     ) -> None:
-        """Start QEMU; raises VmError where it cannot be started. terminal: the console is the caller's terminal."""
-        self._folder = Path(tempfile.mkdtemp(prefix="mkroot-vm."))
-        self._keep = not guest.snapshot
-        self._place = 0
-        self._told = 0
-        try:
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            self.monitor = ours
-            with theirs:
-                ends = Ends(
-                    console=self._folder / "console",
-                    verdict=self._folder / "verdict",
-                    monitor=theirs.fileno(),
-                    terminal=terminal,
-                    firmware=self._own(firmware),
+        """Start the process; raises VmError where it cannot be started. terminal: the console is the caller's."""
+        ends = Ends(
+            console=self._folder / "console",
+            verdict=self._folder / "verdict",
+            monitor=self._theirs.fileno(),
+            terminal=terminal,
+            firmware=self._own(firmware),
+        )
+        line = command(emulator, guest, ends, accelerator, tsc)
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+        def follow() -> None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # even if this process is killed, QEMU does not stay behind
+
+        with open(self._folder / "words", "xb") as words:
+            try:
+                self._process = subprocess.Popen(
+                    line,
+                    stdin=None if terminal else subprocess.DEVNULL,
+                    stdout=None if terminal else words,
+                    stderr=words,
+                    pass_fds=(self._theirs.fileno(),),
+                    start_new_session=not terminal,  # from the background, a terminal could not be read
+                    preexec_fn=follow,
                 )
-                line = command(emulator, guest, ends, accelerator, tsc)
-                self._process = self._start(line, theirs.fileno(), terminal)
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
+            except OSError as e:
+                raise VmError(f"QEMU cannot be started: {e.strerror}", where=line[0]) from None
+        self._theirs.close()
 
     def _own(self, firmware: FirmwareFiles | None) -> FirmwareFiles | None:
         """Return the firmware with variables that the guest may change."""
@@ -65,32 +82,6 @@ class Qemu:
         copy = self._folder / "vars"
         shutil.copyfile(firmware.vars, copy)
         return FirmwareFiles(code=firmware.code, vars=str(copy))
-
-    def _start(self, line: list[str], descriptor: int, terminal: bool) -> subprocess.Popen[bytes]:
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-        def follow() -> None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # even if this process is killed, QEMU does not stay behind
-
-        with open(self._folder / "words", "xb") as words:
-            try:
-                return subprocess.Popen(
-                    line,
-                    stdin=None if terminal else subprocess.DEVNULL,
-                    stdout=None if terminal else words,
-                    stderr=words,
-                    pass_fds=(descriptor,),
-                    start_new_session=not terminal,  # from the background, a terminal could not be read
-                    preexec_fn=follow,
-                )
-            except OSError as e:
-                raise VmError(f"QEMU cannot be started: {e.strerror}", where=line[0]) from None
-
-    def __enter__(self) -> Qemu:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
 
     def console(self) -> bytes:
         """Return what the guest has written on its console since the last time."""
@@ -124,12 +115,13 @@ class Qemu:
 
     def status(self) -> int | None:
         """Return the exit status, negative for a signal; None while QEMU runs."""
-        return self._process.poll()
+        return None if self._process is None else self._process.poll()
 
     def busy(self) -> float:
         """Return the seconds of processor time that the virtual processors have taken."""
         total = 0
-        for task in Path(f"/proc/{self._process.pid}/task").glob("*"):
+        pid = 0 if self._process is None else self._process.pid
+        for task in Path(f"/proc/{pid}/task").glob("*"):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 if (task / "comm").read_text().startswith("CPU "):
                     fields = (task / "stat").read_text().rpartition(")")[2].split()
@@ -137,16 +129,42 @@ class Qemu:
         return total / _TICKS
 
     def end(self) -> None:
-        """End QEMU and remove what it left. A guest whose disk is kept is given time to write what it has written."""
+        """End QEMU. A guest whose disk is kept is given time to write what it has written."""
         process = self._process
-        if process.poll() is None:
-            if self._keep:
+        if process is not None:
+            if process.poll() is None and self._keep:
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_GRACE)
             if process.poll() is None:
                 process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+        self._theirs.close()
         self.monitor.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(
+    emulator: str,
+    guest: Guest,
+    accelerator: Accelerator,
+    firmware: FirmwareFiles | None,
+    *,
+    tsc: int = 0,
+    terminal: bool = False,
+) -> Iterator[Qemu]:
+    """Give a QEMU that runs; at the end, whatever ends it, no process and no file of the run is left.
+
+    tsc: see mkroot.vm.command. terminal: the console is the caller's terminal. Raises VmError and OSError.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="mkroot-vm."))
+    qemu: Qemu | None = None
+    try:
+        qemu = Qemu(folder, keep=not guest.snapshot)
+        qemu.start(emulator, guest, accelerator, firmware, tsc=tsc, terminal=terminal)
+        yield qemu
+    finally:
+        if qemu is not None:
+            qemu.end()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,7 @@ from mkroot.vm.console import Console
 from mkroot.vm.guest import Guest, check_guest
 from mkroot.vm.judge import LINGER, Judge, Verdict
 from mkroot.vm.monitor import Monitor
-from mkroot.vm.process import Qemu
+from mkroot.vm.process import Qemu, running
 
 Accel = Literal["auto", "kvm", "tcg"]
 TICK = 0.02  # seconds between two looks
@@ -100,11 +100,13 @@ def boot(guest: Guest, run: Run, console: Path | None = None) -> None:
     _with_either(guest, run, attempt)
 
 
-def _started(guest: Guest, accelerator: Accelerator, *, terminal: bool = False) -> Qemu:
+def _started(
+    guest: Guest, accelerator: Accelerator, *, terminal: bool = False
+) -> contextlib.AbstractContextManager[Qemu]:
     emulator = host.find_emulator(guest.machine)
     firmware = host.find_firmware(guest.machine) if guest.direct is None else None
     tsc = host.tsc_rate() if guest.machine.cmdline_tcg and guest.direct is not None and accelerator == "tcg" else 0
-    return Qemu(emulator, guest, accelerator, firmware, tsc=tsc, terminal=terminal)
+    return running(emulator, guest, accelerator, firmware, tsc=tsc, terminal=terminal)
 
 
 def _with_either(guest: Guest, run: Run, attempt: Callable[[Accelerator, float], T]) -> T:
