@@ -16,8 +16,10 @@ build: setup
 	$(MKROOT) build recipes/ubuntu-min.yaml
 
 # Unit tests first, then those on real archives; a file's tests stay in one process, which shares what they prepare.
+# Guests are booted last and one at a time: without KVM each takes a whole processor.
 test: setup-dev
-	$(PYTEST) -q -n 2 --dist loadfile tests/unit tests/integration $(PYTESTFLAGS)
+	$(PYTEST) -q -n 2 --dist loadfile -m "not boot" tests/unit tests/integration $(PYTESTFLAGS)
+	$(PYTEST) -q -m boot tests/integration $(PYTESTFLAGS)
 
 check: setup-dev
 	.venv/bin/ruff format --check mkroot tests
