@@ -69,10 +69,6 @@ class Bench:
         self._streams[key] = (path, blob)
         return blob
 
-    def share(self, made: Path, path: Path) -> None:
-        """Give a file of the scratch folder a second name among the artifacts."""
-        os.link(made, path)
-
     def moved(self, old: Path, new: Path) -> None:
         """Rename a stream's file; later copies are taken from its new place."""
         os.rename(old, new)

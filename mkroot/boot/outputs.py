@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,7 +216,7 @@ def _bootfs(bench: Bench, boot: Boot) -> tuple[Made, ...]:
     size = sum(map(len, contents.values()))
     made = [Made(kind="bootfs", name="bootfs", size=size, digest=f"sha256:{listing.hexdigest()}")]
     image = bench.folder / "bootfs.img"
-    bench.share(_fat(bench, boot), image)
+    os.link(_fat(bench, boot), image)
     made.append(_made("bootfs", image))
     return tuple(made)
 
