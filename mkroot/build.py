@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from mkroot import locking, making
-from mkroot.errors import ArtifactError, BootError, Faults, LockError, MkrootError
+from mkroot.errors import ArtifactError, Faults, LockError, MkrootError
 from mkroot.oci.model import Descriptor
 from mkroot.progress import Progress, Step
 from mkroot.recipe.load import load, locate
@@ -84,10 +84,6 @@ def check_built(recipe: Recipe) -> None:
     """Raise ArtifactError for what the recipe asks for and mkroot does not build yet; nothing is silently ignored."""
     if recipe.image.parent != "none":
         raise ArtifactError("images on a parent are not built yet", where="image.from", hint="leave it out, or `none`")
-    if recipe.boot is not None and recipe.boot.rootfs != "own":
-        raise BootError(
-            "a root taken from an image is not built yet", where="boot.rootfs", hint="leave it out, or `own`"
-        )
 
 
 def placed(error: MkrootError, recipe: str, options: Options) -> MkrootError:

@@ -27,7 +27,7 @@ from mkroot.store.store import Store
 _DECIDES = ("version", "distro", "suite", "components", "pockets", "snapshot", "keyring", "sources", "pins", "packages")
 
 
-TOOLS = ("grub-common",)  # packages beside the root whose programs are run over it, so with their dependencies
+TOOLS = ("grub-common", "kmod")  # packages beside the root whose programs are run over it, so with their dependencies
 
 
 def digest(recipe: Recipe) -> str:
@@ -43,6 +43,8 @@ def digest(recipe: Recipe) -> str:
             "iso": "iso" in recipe.outputs,
             "grow": recipe.disk.grow,
         }
+        if recipe.boot.rootfs != "own":
+            kept["boot"]["rootfs"] = str(recipe.boot.rootfs)
     return sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
 
 
@@ -99,12 +101,13 @@ def write_lock(lock: Lock, path: Path) -> None:
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look at the archives gave for one architecture."""
+    """What a look at the archives gave for one architecture. parent: digest of the image that the root is."""
 
     origin: Origin
     archive: Archive
     resolution: Resolution
     beside: tuple[Resolved, ...] = ()
+    parent: str = ""
 
 
 def find(
@@ -120,11 +123,14 @@ def find(
     environ: Mapping[str, str],
     progress: Progress,
 ) -> Found:
-    """Look at the archives and resolve; raises MirrorError, TrustError, ResolutionError.
+    """Look at the archives and resolve; raises MirrorError, TrustError, ResolutionError, ImageError.
 
     before: the lock that there is, whose Releases must not be older and, with `update` (names), whose versions are kept
     but for those.
     """
+    from mkroot.parents import parent
+
+    image = parent(store, recipe, architecture)
     http = Http(environ, tell=progress.warn)
     try:
         with progress.step("indices", None, "indices") as step:
@@ -148,11 +154,14 @@ def find(
         if update is not None and before is not None and architecture in before.architectures:
             asked = msgspec.structs.replace(asked, locked=held(before.architectures[architecture], update))
         resolution = resolve(archive.universe, asked)
-        extra = beside(archive.universe, asked, resolution, *_boot_packages(recipe, architecture, archive.universe))
+        files, tools = _boot_packages(recipe, architecture, archive.universe)
+        kernel = str(recipe.boot.kernel) if recipe.boot is not None and image is not None else ""
+        extra = beside(archive.universe, asked, resolution, files, tools, kernel)
         step.result = f"{len(resolution.packages)} packages" + (f", {len(extra)} beside" if extra else "")
     for note in resolution.notes:
         progress.warn(note)
-    return Found(origin=place, archive=archive, resolution=resolution, beside=extra)
+    digest = image.digest if image is not None else ""
+    return Found(origin=place, archive=archive, resolution=resolution, beside=extra, parent=digest)
 
 
 def _boot_packages(recipe: Recipe, architecture: str, universe: Universe) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -163,7 +172,13 @@ def _boot_packages(recipe: Recipe, architecture: str, universe: Universe) -> tup
 
     boot = recipe.boot
     wanted = packages_for(
-        recipe.distro, boot.loader, boot.firmware, boot.initramfs, architecture, iso="iso" in recipe.outputs
+        recipe.distro,
+        boot.loader,
+        boot.firmware,
+        boot.initramfs,
+        architecture,
+        iso="iso" in recipe.outputs,
+        image=boot.rootfs != "own",
     )
     names = [n if n not in OLDER or universe.packages(n) else OLDER[n] for n in wanted]
     for name, old in zip(names, wanted, strict=True):
@@ -194,7 +209,7 @@ def locked(recipe: Recipe, found: Mapping[str, Found]) -> Lock:
                 allow_expired=suite.expired,
                 snapshot=str(recipe.snapshot or "") if suite.source == recipe.distro else "",
             )
-    roots: dict[str, LockedRoot] = {a: lock_root(f.resolution, f.beside) for a, f in found.items()}
+    roots: dict[str, LockedRoot] = {a: lock_root(f.resolution, f.beside, f.parent) for a, f in found.items()}
     return Lock(
         recipe=digest(recipe),
         sources=tuple(LockedSource(id=i, suites=tuple(s.values())) for i, s in sources.items()),

@@ -19,7 +19,7 @@ from mkroot.archive.mirror import SECURITY
 from mkroot.artifact.manifest import Facts, PackageFacts
 from mkroot.artifact.outputs import Maker
 from mkroot.digest import sha256
-from mkroot.errors import LockError, MkrootError, RootfsError, SandboxError, UsageError
+from mkroot.errors import LockError, MkrootError, RootfsError, SandboxError
 from mkroot.oci.build import ImageSettings
 from mkroot.oci.model import Descriptor
 from mkroot.oci.outputs import write_build
@@ -36,6 +36,7 @@ from mkroot.rootfs.identity import Identity
 from mkroot.rootfs.inputs import read_inputs
 from mkroot.rootfs.stage import Root
 from mkroot.rootfs.top import chown, scratch
+from mkroot.sourcedate import source_date
 from mkroot.sources import Origin, dated, local_packages, origin
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
@@ -140,7 +141,7 @@ def _tagged(store: Store, built: Built, recipe: Recipe, options: Options) -> boo
         return False
 
 
-def _items(store: Store, recipe: Recipe, wanted: tuple[LockedPackage, ...], place: Origin) -> list[packages.Item]:
+def wanted_items(store: Store, recipe: Recipe, wanted: tuple[LockedPackage, ...], place: Origin) -> list[packages.Item]:
     """Return what must be in the store; raises LockError where a local package is not the locked one any more."""
     local = {p.sha256 for p in local_packages(store, recipe)} if any(not p.origin for p in wanted) else set()
     found = []
@@ -155,16 +156,6 @@ def _items(store: Store, recipe: Recipe, wanted: tuple[LockedPackage, ...], plac
         address = place.locate(p.origin, p.path) if p.origin else None
         found.append(packages.Item(expected=expected, address=address, size=p.size, first=p.stage == "essential"))
     return found
-
-
-def source_date(environ: Mapping[str, str]) -> int | None:
-    """Return SOURCE_DATE_EPOCH in seconds, None where it is not set; raises UsageError."""
-    text = environ.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFF:
-        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds since 1970: {text[:40]!r}")
-    return int(text)
 
 
 class Rooted(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,15 +186,26 @@ def _root(
 ) -> Rooted:
     date = source_date(environ)
     place = _at_snapshot(layers.store, recipe, place, options, environ, progress)
-    items = _items(layers.store, recipe, locked.packages, place)
-    extra = _items(layers.store, recipe, locked.beside, place)
+    items = wanted_items(layers.store, recipe, locked.packages, place)
+    extra = wanted_items(layers.store, recipe, locked.beside, place)
     scripts = recipe.configure == "scripts"
     if scripts and not identity.can_mount:
         raise SandboxError(
             f"maintainer scripts cannot run here: {identity.reason}",
             hint=f"{identity.hint}; `configure: static` and `configure: none` work without",
         )
+    image = None
     root = rooting.empty_root(layers, architecture)
+    if locked.parent is not msgspec.UNSET:
+        from mkroot import parents
+        from mkroot.oci.layers import image_root
+
+        image = parents.pinned(layers.store, recipe, architecture, locked.parent)
+        with progress.step("image", len(image.manifest.layers), "layers") as step:
+            root = msgspec.structs.replace(
+                image_root(layers, ImageStore(layers.store), image), architecture=architecture
+            )
+            step.result = f"{len(image.manifest.layers)} layers"
     stages = [p.stage for p in locked.packages]
     missing = packages.absent(layers.store, items, None)
     if not missing and scripts:
@@ -227,13 +229,19 @@ def _root(
                     layers, identity, trees, root, todo, progress, f"{recipe.name} {architecture}", told
                 )
             supply.finish()
+        elif image is not None:
+            supply.finish()
         else:
             supply.finish()
             root = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, date, progress)
         beside = supply.layers(extra)
     configured = root
     epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
-    root, notes = rooting.finished(layers, identity, trees, root, recipe, inside, epoch, progress)
+    appliance = None
+    if image is not None:
+        epoch = max(epoch, parents.created(image)) if date is None else date
+        appliance = booting.appliance(layers, identity, trees, root, beside, image)
+    root, notes = rooting.finished(layers, identity, trees, root, recipe, inside, epoch, progress, appliance)
     return Rooted(root=root, configured=configured, epoch=epoch, notes=notes, beside=tuple(beside))
 
 

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import mkroot
+from mkroot.digest import sha256
 from mkroot.errors import SandboxError
 from mkroot.progress import Progress
 from mkroot.recipe.model import Hook, Recipe
 from mkroot.recipe.normal import plain
+from mkroot.rootfs import appliance as appliances
 from mkroot.rootfs import causes, dpkg, machine
 from mkroot.rootfs import customise as customising
+from mkroot.rootfs.appliance import Appliance, prepare_appliance
 from mkroot.rootfs.apt_sources import Source, write_apt_sources
 from mkroot.rootfs.assembly import Assembly
 from mkroot.rootfs.capture import COARSE, Event, capture
@@ -216,8 +219,12 @@ def finished(
     inside: Inside,
     epoch: int,
     progress: Progress,
+    appliance: Appliance | None = None,
 ) -> tuple[Root, tuple[str, ...]]:
-    """Return the root as the recipe wants it, and what the user should know; raises MkrootError."""
+    """Return the root as the recipe wants it, and what the user should know; raises MkrootError.
+
+    appliance: of a root that is an image's, which a machine is to run.
+    """
     with progress.step("customise") as step:
         root = run(layers, identity, trees, root, _hooks(recipe, inside.hooks, "configured"), "hooks configured", epoch)
         commands: list[Script] = []
@@ -227,12 +234,15 @@ def finished(
             commands.extend(Script(shown=c.shown, origin=c.origin, argv=c.argv) for c in done.commands)
             origins = dict(done.origins) | write_apt_sources(tree, recipe.distro, inside.sources, key=inside.key)
             if recipe.boot is not None:
+                origins |= prepare_appliance(tree, appliance) if appliance is not None else {}
                 origins |= machine.prepare_machine(tree, recipe.disk, epoch=epoch)
             return origins | _automatic(tree, inside.automatic), done.notes
 
         wanted = [plain(recipe.config), msgspec.msgpack.encode(inside, enc_hook=str).hex()]
         if recipe.boot is not None:
             wanted += [machine.FORMAT, machine.check_unit().hex(), machine.small_init().hex(), str(recipe.disk.grow)]
+        if appliance is not None:
+            wanted += [appliances.FORMAT, sha256(msgspec.msgpack.encode(appliance, order="sorted"))]
         key = _key("config", mkroot.__version__, customising.FORMAT, root.key, epoch, wanted)
         step.cached = layers.has(key)
         if step.cached and recipe.config.locale:  # its commands are not in the layer

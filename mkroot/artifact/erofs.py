@@ -24,6 +24,7 @@ from mkroot.errors import ArtifactError
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry
 
 NAME = "rootfs.erofs"
+FORMAT = "1"  # of how it is made here; part of what it is kept under
 COMPRESSION = "lz4hc"
 CLUSTER = 65536  # bytes of a compressed piece: 11 % less than with 4,096 on a minimal root; Linux reads it from 5.13 on
 MAGIC = 0xE0F5E1E2
@@ -51,8 +52,11 @@ def make_erofs(bench: Bench) -> Made:
 
 def write_erofs(bench: Bench, path: Path) -> None:
     """Write an erofs image to a new file; see make_erofs."""
+    bench.kept(["erofs", FORMAT, bench.tools.identity("mkfs.erofs")], path, lambda: _make(bench, path))
+
+
+def _make(bench: Bench, path: Path) -> None:
     entries = bench.entries()
-    bench.tools.find("mkfs.erofs")
     folder = bench.scratch / "erofs"
     folder.mkdir()
     _unpack(bench, folder)

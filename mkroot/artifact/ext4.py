@@ -18,6 +18,7 @@ from mkroot.errors import ArtifactError
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry, parent
 
 NAME = "rootfs.ext4"
+FORMAT = "1"  # of how it is made here; part of what it is kept under
 BLOCK_SIZE = 4096
 INODE_SIZE = 256
 MIB = 1 << 20
@@ -39,8 +40,8 @@ def make_ext4(bench: Bench) -> Made:
     return Made(kind="ext4", name=NAME, size=path.stat().st_size, digest=oci(sha256_file(path)))
 
 
-def write_ext4(bench: Bench, path: Path, size: int | None = None, label: str = LABEL) -> uuid.UUID:
-    """Write an ext4 image of `size` bytes (default: fitting) to a new file and return its UUID.
+def write_ext4(bench: Bench, path: Path, size: int | None = None, label: str = LABEL) -> None:
+    """Write an ext4 image of `size` bytes (default: fitting) to a new file.
 
     The same root, size and label give the same bytes for any user. Raises ArtifactError where a tool is missing or
     fails, or the root does not fit.
@@ -50,6 +51,11 @@ def write_ext4(bench: Bench, path: Path, size: int | None = None, label: str = L
     if size is not None and size < least:
         raise ArtifactError(f"the root needs {least} bytes as ext4, and {size} are given")
     size = least if size is None else size // BLOCK_SIZE * BLOCK_SIZE
+    tools = [bench.tools.identity(name) for name in ("mke2fs", "debugfs")]
+    bench.kept(["ext4", FORMAT, tools, size, label], path, lambda: _make(bench, path, entries, size, label))
+
+
+def _make(bench: Bench, path: Path, entries: list[Entry], size: int, label: str) -> None:
     identity, seed = derived_uuid(bench.tree(), "ext4"), derived_uuid(bench.tree(), "ext4 hash")
     environ = {"E2FSPROGS_FAKE_TIME": str(max(bench.epoch, 1)), "MKE2FS_CONFIG": "/dev/null"}
     with open(path, "xb") as f:
@@ -74,7 +80,6 @@ def write_ext4(bench: Bench, path: Path, size: int | None = None, label: str = L
     faults = [line for line in told.splitlines() if line.strip() and not line.startswith("debugfs ")]
     if faults:
         raise ArtifactError(f"debugfs could not write the root: {'; '.join(faults[:3])}", where=NAME)
-    return identity
 
 
 def derived_uuid(tree: str, purpose: str) -> uuid.UUID:
@@ -168,7 +173,7 @@ def commands(entries: list[Entry]) -> Iterator[str]:
         if any(e.kind != DIR for _, e in members):
             yield f"cd {_quoted('/' + folder)}"
             for number, entry in members:
-                yield from _make(number, entry)
+                yield from _member(number, entry)
     for entry in links:
         yield f"cd {_quoted('/' + parent(entry.path))}"
         yield f"ln {_quoted('/' + entry.link)} {_quoted(entry.path.rpartition('/')[2])}"
@@ -177,7 +182,7 @@ def commands(entries: list[Entry]) -> Iterator[str]:
             yield from _settle(number, entry, counts.get(entry.path, 1))
 
 
-def _make(number: int, entry: Entry) -> Iterator[str]:
+def _member(number: int, entry: Entry) -> Iterator[str]:
     name = _quoted(entry.path.rpartition("/")[2])
     if entry.kind == FILE:
         yield f"write {number} {name}"

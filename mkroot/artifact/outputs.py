@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from mkroot.artifact.files import HashedFile, copy_file, settle
 from mkroot.artifact.folder import output_folder, remove, target_folder
+from mkroot.artifact.kept import kept_file
 from mkroot.artifact.manifest import FILE_NAME, Facts, Made, Manifest, encode, make_manifest
 from mkroot.artifact.tools import HostTools, Tools
 from mkroot.errors import ArtifactError
@@ -68,6 +69,14 @@ class Bench:
             blob = self.assembly.write(out, codec, None if whole else group, single_stream=single_stream)
         self._streams[key] = (path, blob)
         return blob
+
+    def kept(self, parts: Sequence[object], path: Path, make: Callable[[], None]) -> None:
+        """Have a file of the root made, or taken from the store; see kept_file.
+
+        The tree and the epoch are parts already, and so are the layers: they give the order of a stream's members.
+        """
+        layers = [layer.key for layer in self.assembly.tree.layers]
+        kept_file(self.assembly.layers.store, [self.tree(), self.epoch, layers, *parts], path, make)
 
     def moved(self, old: Path, new: Path) -> None:
         """Rename a stream's file; later copies are taken from its new place."""

@@ -11,6 +11,7 @@ from mkroot.errors import ArtifactError
 from mkroot.tar.entry import DIR, Entry
 
 NAME = "rootfs.squashfs"
+FORMAT = "1"  # of how it is made here; part of what it is kept under
 BLOCK_SIZE = 131072
 
 
@@ -37,6 +38,10 @@ def write_squashfs(bench: Bench, path: Path) -> None:
             "the tool sqfstar is not installed",
             hint="install the Debian package squashfs-tools, version 4.5 or newer: `apt-get install squashfs-tools`",
         ) from e
+    bench.kept(["squashfs", FORMAT, bench.tools.identity(sqfstar)], path, lambda: _make(bench, path, root))
+
+
+def _make(bench: Bench, path: Path, root: Entry) -> None:
     arguments = [
         "-quiet", "-no-progress", "-exit-on-error", "-reproducible",
         "-comp", "zstd",  # at its default level, 15: sqfstar 4.5.1 reads no -Xcompression-level
@@ -46,5 +51,5 @@ def write_squashfs(bench: Bench, path: Path) -> None:
         str(path),
     ]  # fmt: skip
     environ = {"SOURCE_DATE_EPOCH": str(bench.epoch)}
-    bench.tools.run(sqfstar, arguments, stdin=bench.assembly.raw(), environ=environ, as_root=True)
+    bench.tools.run("sqfstar", arguments, stdin=bench.assembly.raw(), environ=environ, as_root=True)
     path.chmod(0o644)

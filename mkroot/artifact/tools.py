@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mkroot.digest import sha256_file
 from mkroot.errors import ArtifactError
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # an ordinary user's own often lacks sbin
@@ -33,6 +34,10 @@ class Tools(Protocol):
 
     def find(self, name: str) -> str:
         """Return what `name` is run as; raises ArtifactError naming the package to install."""
+        ...
+
+    def identity(self, name: str) -> str:
+        """Return what tells the tool from another release of it; raises ArtifactError."""
         ...
 
     def run(
@@ -68,6 +73,10 @@ class HostTools:
             hint = f"install the Debian package {package}: `apt-get install {package}`" if package else None
             raise ArtifactError(f"the tool {name} is not installed", hint=hint)
         return found
+
+    def identity(self, name: str) -> str:
+        """See Tools.identity: the program's digest, for not every one has an option that tells its version."""
+        return sha256_file(Path(self.find(name)))
 
     def run(
         self,

@@ -15,6 +15,7 @@ from mkroot.errors import BootError
 from mkroot.rootfs.tree import Tree
 from mkroot.tar.entry import CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry, parent
 
+FORMAT = "1"  # of how it is made here; part of what it is kept under
 LEVEL = 19  # zstd's; what an initramfs costs is read at each boot and packed once
 _GZIP_LEVEL = 12  # libdeflate's highest
 BUSYBOX = "usr/bin/busybox"

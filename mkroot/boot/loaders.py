@@ -21,6 +21,7 @@ KERNEL = "vmlinuz"
 INITRAMFS = "initramfs.cpio.zst"
 CMDLINE = "cmdline"
 SYSTEMD_BOOT, BUSYBOX, GRUB_BIOS, GRUB_TOOLS = "systemd-boot-efi", "busybox-static", "grub-pc-bin", "grub-common"
+DEPMOD = "kmod"
 GRUB_EFI = {"amd64": "grub-efi-amd64-bin", "arm64": "grub-efi-arm64-bin"}
 UNIVERSE = {"ubuntu": frozenset({SYSTEMD_BOOT})}  # not in `main`; Debian has all of these there
 OLDER = {SYSTEMD_BOOT: "systemd"}  # where a release does not split the package yet (Ubuntu 22.04, Debian 11)
@@ -100,18 +101,21 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def packages_for(
-    distro: str, loader: str, firmware: str, initramfs: str, architecture: str, *, iso: bool
+    distro: str, loader: str, firmware: str, initramfs: str, architecture: str, *, iso: bool, image: bool = False
 ) -> tuple[str, ...]:
     """Return the packages that only make the boot file system, sorted: locked beside the root and not installed.
 
     distro: "debian" | "ubuntu"; the other words as in the recipe. iso: the recipe has the output `iso`, which starts
-    under BIOS too. Those of `component` "universe" need it in the recipe; `OLDER` names another package for releases
-    that do not have one. Raises BootError where the loader is not to be had for firmware or architecture.
+    under BIOS too. image: the root is that of an image, which may have no init and no lists of the kernel's modules.
+    Those of `component` "universe" need it in the recipe; `OLDER` names another package for releases that do not have
+    one. Raises BootError where the loader is not to be had for firmware or architecture.
     """
     _check_fit(loader, firmware, architecture)
     found = set()
-    if initramfs == "mkroot":
+    if initramfs == "mkroot" or image:
         found.add(BUSYBOX)
+    if image:
+        found.add(DEPMOD)
     if loader in ("systemd-boot", "uki"):
         found.add(SYSTEMD_BOOT)
     elif (loader == "grub" and firmware == "uefi") or iso:

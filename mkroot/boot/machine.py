@@ -26,7 +26,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cpu_kvm: with KVM. cmdline_tcg: words for a kernel that QEMU loads, without KVM; `{tsc}` is the rate in kHz of the
     host's time stamp counter, which QEMU hands on. firmware_files: where the flash images may be, the best first;
     firmware_package: Debian's package that has them. loaders: those that start here. disk, cdrom, usb: values of
-    `-device`, with `{drive}` for the medium's id; network: with `{network}`. console, verdict: the guest's serial
+    `-device`, with `{drive}` for the medium's id; network: with `{network}`; network_driver: the module it
+    takes. console, verdict: the guest's serial
     ports; verdict_device: the second one's `-device`. smbios: whether the firmware hands on strings of the host. bus,
     drivers: how the root's disk is attached, and the modules it takes. root: a disk without partitions, as the guest
     names it.
@@ -53,6 +54,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cdrom: tuple[str, ...] = ()
     usb: tuple[str, ...] = ()
     network: str
+    network_driver: str
     bus: Literal["virtio", "nvme"]
     drivers: tuple[str, ...]
     root: str

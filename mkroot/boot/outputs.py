@@ -25,15 +25,17 @@ from mkroot.artifact.gpt import (
     layout,
     write_disk,
 )
+from mkroot.artifact.kept import kept_bytes, kept_file
 from mkroot.artifact.manifest import Made
 from mkroot.artifact.outputs import Bench, Maker
+from mkroot.boot import initramfs
 from mkroot.boot.cmdline import completed
 from mkroot.boot.grub import MkImage
 from mkroot.boot.initramfs import make_initramfs
 from mkroot.boot.kernel import Kernel, find_kernel, unassisted
 from mkroot.boot.loaders import Bootfs, make_bootfs
 from mkroot.boot.machine import Machine, machine_of
-from mkroot.digest import oci, sha256_file
+from mkroot.digest import oci, sha256, sha256_file
 from mkroot.errors import ArtifactError, BootError, RootfsError
 from mkroot.recipe.booting import Boot as Settings
 from mkroot.recipe.booting import Disk
@@ -47,16 +49,19 @@ IMAGE = "rootfs.squashfs"  # the root on an ISO
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
     """What the makers work from.
 
-    tree: the root with the packages beside it. settings, disk: the recipe's. mkimage: runs grub-mkimage.
+    tree: the root with the packages beside it. key: of all that went into that. settings, disk: the recipe's.
+    mkimage: runs grub-mkimage. network: the initramfs loads the network card's driver, for the root cannot.
     """
 
     tree: Tree
+    key: str
     settings: Settings
     disk: Disk
     name: str
     distro: str
     architecture: str
     mkimage: MkImage
+    network: bool = False
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +109,7 @@ def parts_of(bench: Bench, boot: Boot, *, live: bool = False) -> Parts:
         console=machine.console,
         wait=settings.initramfs == "none",
     )
-    initramfs = _initramfs(bench, boot, kernel, machine, cmdline, live)
+    packed = _initramfs(bench, boot, kernel, machine, cmdline, live)
     data = boot.tree.read(kernel.image)
     files = make_bootfs(
         boot.tree,
@@ -113,14 +118,14 @@ def parts_of(bench: Bench, boot: Boot, *, live: bool = False) -> Parts:
         firmware="uefi" if live else settings.firmware,
         architecture=boot.architecture,
         kernel=data,
-        initramfs=initramfs,
+        initramfs=packed,
         cmdline=cmdline,
         title=_title(boot),
         version=kernel.version,
         mkimage=boot.mkimage,
         iso=live,
     )
-    parts = Parts(kernel=data, initramfs=initramfs, cmdline=cmdline, files=files)
+    parts = Parts(kernel=data, initramfs=packed, cmdline=cmdline, files=files)
     bench.shared[name] = parts
     return parts
 
@@ -151,15 +156,25 @@ def _initramfs(bench: Bench, boot: Boot, kernel: Kernel, machine: Machine, cmdli
                 where="boot.initramfs",
                 hint="is initramfs-tools or dracut among the packages, and `configure: scripts`?",
             ) from None
-    made = make_initramfs(
-        boot.tree,
-        kernel,
-        drivers=machine.drivers,
-        filesystem="squashfs" if live else boot.disk.root,
-        overlay=boot.disk.overlay,
-        live=live,
-        epoch=bench.epoch,
-    )
+    drivers = (*machine.drivers, machine.network_driver) if boot.network else machine.drivers
+    filesystem = "squashfs" if live else str(boot.disk.root)
+
+    def make() -> bytes:
+        made = make_initramfs(
+            boot.tree,
+            kernel,
+            drivers=drivers,
+            filesystem=filesystem,
+            overlay=boot.disk.overlay,
+            live=live,
+            epoch=bench.epoch,
+        )
+        return msgspec.msgpack.encode(made)
+
+    parts = [boot.key, kernel.version, list(drivers), filesystem, boot.disk.overlay, live, bench.epoch]
+    own = ["initramfs", initramfs.FORMAT, sha256(initramfs.init_script())]
+    known = kept_bytes(bench.assembly.layers.store, [*own, *parts], make)
+    made = msgspec.msgpack.decode(known, type=initramfs.Initramfs)
     if made.left_out:
         names = ", ".join(made.left_out)
         bench.progress.warn(f"kernel {kernel.version} has no {names}: the ISO does not start from media that need them")
@@ -252,7 +267,9 @@ def _qcow2(bench: Bench, boot: Boot) -> Made:
     from mkroot.artifact.qcow2 import write_qcow2
 
     path = bench.folder / "disk.qcow2"
-    write_qcow2(_disk(bench, boot), path, tools=bench.tools)
+    disk = _disk(bench, boot)
+    make = functools.partial(write_qcow2, disk, path, tools=bench.tools)
+    kept_file(bench.assembly.layers.store, ["qcow2", bench.tools.identity("qemu-img"), sha256_file(disk)], path, make)
     return _made("disk.qcow2", path)
 
 

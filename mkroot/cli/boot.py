@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mkroot.vm.media import Media
 
 RECIPES = (".yaml", ".yml", ".json")
+DISKS = (".raw", ".img", ".qcow2", ".iso")
 MEMORY = 1 << 30  # bytes, where neither a recipe nor the command line says it
 
 
@@ -26,11 +27,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "boot",
         help="start a system under QEMU, on the terminal",
-        description="Start what was built from a recipe, a disk or an ISO under QEMU, with its console on the "
-        "terminal. Ctrl-A X leaves, Ctrl-A H shows more keys. What the guest writes is thrown away unless "
-        "--no-snapshot is given.",
+        description="Start what was built from a recipe, a disk, an ISO, or an image with a distribution's kernel "
+        "under QEMU, with its console on the terminal. Ctrl-A X leaves, Ctrl-A H shows more keys. What the guest "
+        "writes is thrown away unless --no-snapshot is given.",
     )
-    parser.add_argument("system", metavar="RECIPE|DISK|ISO", nargs="?", help="a recipe's file, or an image")
+    parser.add_argument(
+        "system", metavar="RECIPE|DISK|ISO|REF", nargs="?", help="a recipe's file, a disk, an ISO, an image"
+    )
     snapshot = parser.add_mutually_exclusive_group()
     snapshot.add_argument(
         "--snapshot", action="store_true", default=True, help="throw the guest's writes away (default)"
@@ -40,9 +43,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--port", action="append", default=[], metavar="HOST:GUEST", help="lead a TCP port of this host to the guest"
     )
     parser.add_argument("--disk", action="append", default=[], metavar="FILE", help="a further disk; may be repeated")
-    parser.add_argument("--kernel", metavar="FILE", help="have QEMU load this kernel")
+    parser.add_argument("--kernel", metavar="FILE|PKG", help="have QEMU load this kernel; of an image: its package")
     parser.add_argument("--initrd", metavar="FILE", help="the initramfs for --kernel")
     parser.add_argument("--append", metavar="WORDS", help="the command line for --kernel; with a recipe, words to add")
+    parser.add_argument(
+        "--archive", metavar="DISTRO/SUITE", help="of an image: where its kernel's package is (default: its own)"
+    )
     add_guest_options(parser)
     add_recipe_options(parser, online=False)
     parser.set_defaults(run=run)
@@ -68,6 +74,8 @@ def _guest(args: argparse.Namespace) -> Guest:
     from mkroot.recipe.numbers import Size
     from mkroot.vm.guest import Guest, disk_of
 
+    if args.system is not None and args.system != "-" and not args.system.endswith(RECIPES):
+        args.system = _of_image(args) or args.system
     if args.system is not None and (args.system == "-" or args.system.endswith(RECIPES)):
         machine, media, memory = _of_recipe(args)
     else:
@@ -106,6 +114,59 @@ def _of_recipe(args: argparse.Namespace) -> tuple[Machine, Media, int]:
     names = [str(a) for a in recipe.arch]
     machine, media = prepared(recipe, args.system, own if own in names else names[0], args)
     return machine, media, int(recipe.test.memory)
+
+
+def _of_image(args: argparse.Namespace) -> str | None:
+    """Build the machine of an image, and return its recipe's path; None where a disk or an ISO is meant."""
+    import os
+    import subprocess
+
+    from mkroot.cli.inspect import the_image
+    from mkroot.machines import machine_recipe
+    from mkroot.oci.inventory import is_image_archive
+    from mkroot.oci.layers import image_root
+    from mkroot.store.layer import LayerStore
+    from mkroot.store.store import Store, default_root
+
+    given = Path(args.system)
+    if given.is_dir() or (given.is_file() and is_image_archive(given)):
+        args.system = _loaded(given)
+    elif given.exists() or given.is_absolute() or given.suffix in DISKS:
+        return None
+    images, image = the_image(args.system, args.arch[0] if args.arch else None)
+    tree = image_root(LayerStore(Store(default_root(dict(os.environ)))), images, image).tree
+    name, text = machine_recipe(image, tree, args.system, args.kernel, args.archive)
+    args.kernel = None
+    path = Path(args.out) / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
+        path.with_suffix(".lock").unlink(missing_ok=True)
+    words = [sys.executable, "-m", "mkroot", "build", str(path), "-o", args.out]
+    words += ["--mirror", args.mirror] if args.mirror else []
+    if done := subprocess.run(words, stdout=sys.stderr, check=False).returncode:
+        raise SystemExit(done)  # it has told why
+    return str(path)
+
+
+def _loaded(path: Path) -> str:
+    """Put the image of an archive or a layout into the image store; return how it is found there."""
+    import os
+    import re
+
+    from mkroot.oci.loading import load
+    from mkroot.oci.reference import Reference
+    from mkroot.oci.store import ImageStore
+    from mkroot.store.store import Store, default_root
+
+    images = ImageStore(Store(default_root(dict(os.environ))))
+    found = load(images, path)[0]
+    name = found.reference
+    if not name:  # nobody has named it: it is called like its file
+        name = (re.sub(r"[^a-z0-9]+", "-", path.name.partition(".")[0].lower()).strip("-") or "image") + ":latest"
+        images.tag(images.find(found.digest), Reference.parse(name))
+    sys.stderr.write(f"loaded {name}\n")
+    return name
 
 
 def _of_file(args: argparse.Namespace) -> tuple[Machine, Media, int]:

@@ -46,4 +46,4 @@ def roots(
     with using(store):
         found = searched(store, wanted, options, environ, make_progress(quiet=True))
     notes = tuple(dict.fromkeys(note for f in found.values() for note in f.resolution.notes))
-    return wanted, {a: lock_root(f.resolution) for a, f in found.items()}, notes
+    return wanted, {a: lock_root(f.resolution, f.beside, f.parent) for a, f in found.items()}, notes

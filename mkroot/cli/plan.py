@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mkroot.cli.options import add_recipe_options, options_of
 
 if TYPE_CHECKING:
-    from mkroot.resolve.lock import LockedPackage
+    from mkroot.recipe.model import Recipe
+    from mkroot.resolve.lock import LockedPackage, LockedRoot
+    from mkroot.unaided import Unaided
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,12 +34,15 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Show the plan; always 0."""
+    import msgspec
+
     from mkroot.cli.locked import roots as planned
     from mkroot.cli.terminal import print_json
     from mkroot.locking import check_limits
 
     how = "locked" if args.locked else "none" if args.no_lock else "auto"
     recipe, roots, notes = planned(args.recipe, options_of(args, lock=how), os.environ)
+    unaided = _unaided(args, recipe, roots)
     packages = [p for root in roots.values() for p in (*root.packages, *root.beside)]
     installed = [p for root in roots.values() for p in root.packages]
     if args.json:
@@ -46,14 +52,36 @@ def run(args: argparse.Namespace) -> int:
                 "download": sum(p.size for p in packages),
                 "installed": sum(p.installed_size for p in installed) * 1024,
                 "notes": list(notes),
+                **({"unaided": {a: msgspec.to_builtins(one) for a, one in unaided.items()}} if unaided else {}),
             }
         )
     else:
         for architecture, root in roots.items():
             _tell(str(recipe.name), architecture, root.packages, root.beside)
+    for one in unaided.values() if not args.json else ():
+        answer = "mounts the root without an initramfs" if one.holds else "cannot mount the root by itself"
+        sys.stderr.write(f"{recipe.name}: kernel {one.kernel} {answer}: {'; '.join(one.why)}\n")
     for root in roots.values():
         check_limits(recipe, root)
     return 0
+
+
+def _unaided(args: argparse.Namespace, recipe: Recipe, roots: Mapping[str, LockedRoot]) -> dict[str, Unaided]:
+    """Return for each architecture whether `initramfs: none` holds, where the recipe asks for that."""
+    if recipe.boot is None or recipe.boot.initramfs != "none":
+        return {}
+    from mkroot.cli.terminal import make_progress
+    from mkroot.store.prune import using
+    from mkroot.store.store import Store, default_root
+    from mkroot.unaided import unaided
+
+    store, options = Store(default_root(os.environ)), options_of(args)
+    with using(store):
+        found = {
+            a: unaided(store, recipe, a, root, options, os.environ, make_progress(quiet=True))
+            for a, root in roots.items()
+        }
+    return {a: one for a, one in found.items() if one is not None}
 
 
 def _described(package: LockedPackage) -> dict[str, object]:

@@ -42,7 +42,7 @@ def unpacked(path: Path, codec: str, inner: object = None) -> Iterator[bytes]:
         with open(path, "rb", buffering=0) as f:
             pieces = iter(lambda: f.read(_STEP), b"")
             if inner is not None:
-                pieces = _hashed(pieces, inner)
+                pieces = hashed(pieces, inner)
             if codec == "none":
                 yield from pieces
             elif codec == "gzip":
@@ -55,7 +55,8 @@ def unpacked(path: Path, codec: str, inner: object = None) -> Iterator[bytes]:
         raise ImageError(f"a damaged layer: {e}", where=str(path)) from e
 
 
-def _hashed(pieces: Iterator[bytes], inner: object) -> Iterator[bytes]:
+def hashed(pieces: Iterator[bytes], inner: object) -> Iterator[bytes]:
+    """Yield the pieces, and give each to the hash `inner` on the way."""
     for piece in pieces:
         inner.update(piece)  # type: ignore[attr-defined]
         yield piece
@@ -140,7 +141,7 @@ def verify_layer(layout: Layout, layer: Descriptor, diff_id: str, folders: set[s
     if (size := path.stat().st_size) != layer.size:
         raise ImageError(f"a layer has {size} bytes, its descriptor says {layer.size}", where=str(path))
     packed, plain = hashlib.sha256(), hashlib.sha256()
-    stream = Stream(_hashed(unpacked(path, codec_of(layer.media_type), packed), plain))
+    stream = Stream(hashed(unpacked(path, codec_of(layer.media_type), packed), plain))
     names: set[str] = set()
     fault = ""
     try:

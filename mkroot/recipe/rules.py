@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from mkroot.errors import RecipeError
+from mkroot.recipe.booting import Boot
 from mkroot.recipe.convert import BAD
 from mkroot.recipe.document import Path, Place, spelled
 from mkroot.recipe.model import Recipe
@@ -192,7 +193,23 @@ class Rules:
             )
         if boot.initramfs != "mkroot" and "iso" in self.recipe.outputs:
             self.fault(("boot", "initramfs"), "the root of an ISO is found by mkroot's own initramfs", "write `mkroot`")
+        if boot.rootfs != "own":
+            self._booted_image(boot)
         self._console(boot.cmdline)
+
+    def _booted_image(self, boot: Boot) -> None:
+        """An image boots as it is: nothing is installed in it."""
+        recipe, image = self.recipe, f"the root is that of an image, `boot.rootfs: {boot.rootfs}`"
+        if recipe.packages.variant != "none" or recipe.packages.include:
+            key = "include" if recipe.packages.include else "variant"
+            hint = "leave it out, or put the image under `image.from` to install on top of it"
+            self.fault(("packages", key), image, hint)
+        if recipe.image.parent != "none":
+            self.fault(("image", "from"), image, "leave one of the two out")
+        if boot.initramfs == "distro":
+            self.fault(("boot", "initramfs"), f"{image}, in which no tool runs", "write `mkroot`")
+        if recipe.disk.grow:
+            self.fault(("disk", "grow"), image)
 
     def _console(self, cmdline: str) -> None:
         consoles = [w.removeprefix("console=") for w in cmdline.split() if w.startswith("console=")]

@@ -68,10 +68,14 @@ class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class LockedRoot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One architecture: packages in the order of their configuration, and those beside the root, by name."""
+    """One architecture: packages in the order of their configuration, and those beside the root, by name.
+
+    parent: digest of the manifest of the image that it stands on.
+    """
 
     packages: tuple[LockedPackage, ...]
     beside: tuple[LockedPackage, ...] = ()
+    parent: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,10 +169,11 @@ def lock_package(resolved: Resolved) -> LockedPackage:
     )
 
 
-def lock_root(resolution: Resolution, beside: Sequence[Resolved] = ()) -> LockedRoot:
-    """Return an architecture's part of the lock; raises LockError."""
+def lock_root(resolution: Resolution, beside: Sequence[Resolved] = (), parent: str = "") -> LockedRoot:
+    """Return an architecture's part of the lock; raises LockError. parent: as in `LockedRoot`, "" for none."""
     extra = sorted((lock_package(r) for r in beside), key=lambda p: p.key)
-    return LockedRoot(packages=tuple(lock_package(r) for r in resolution.packages), beside=tuple(extra))
+    packages = tuple(lock_package(r) for r in resolution.packages)
+    return LockedRoot(packages=packages, beside=tuple(extra), parent=parent or msgspec.UNSET)
 
 
 def held(root: LockedRoot, update: Iterable[str] | None) -> tuple[tuple[str, str, str], ...]:

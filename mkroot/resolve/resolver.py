@@ -17,6 +17,7 @@ from mkroot.resolve.search import Collision, Search, apply
 from mkroot.resolve.story import no_answer, tell
 from mkroot.resolve.universe import Universe
 
+KERNELS = ("linux-image-", "linux-modules-")  # how the packages of a kernel are called, in Debian and in Ubuntu
 GAVE_UP = "apt's own heuristics give up on this request; this answer was found by an exact search"
 
 
@@ -100,12 +101,18 @@ def _drop_unneeded(graph: Graph, marker: Marker, roots: set[Node]) -> None:
 
 
 def beside(
-    universe: Universe, request: Request, resolution: Resolution, names: Sequence[str], tools: Sequence[str] = ()
+    universe: Universe,
+    request: Request,
+    resolution: Resolution,
+    names: Sequence[str],
+    tools: Sequence[str] = (),
+    kernel: str = "",
 ) -> tuple[Resolved, ...]:
     """Return packages that are to be locked beside the root without being installed.
 
     `names` are selections as in `include`, taken for their files only, without dependencies; `tools` are to run over
-    the root, with what of their dependencies it lacks. What the root has already in the same version is left out.
+    the root, with what of their dependencies it lacks. kernel: a kernel's package, of which only those that hold kernel
+    and modules are taken. What the root has already in the same version is left out.
     Raises ResolutionError for a name that nothing answers to.
     """
     plain = msgspec.structs.replace(
@@ -116,6 +123,9 @@ def beside(
         there = tuple(r.package for r in resolution.packages)
         over = msgspec.structs.replace(plain, include=tuple(dict.fromkeys(tools)), provided=there)
         found += [r.package for r in resolve(universe, over).packages]
+    if kernel:
+        whole = resolve(universe, msgspec.structs.replace(plain, include=(kernel,)))
+        found += [r.package for r in whole.packages if r.package.name.startswith(KERNELS)]
     installed = {(r.package.name, r.package.architecture, r.package.version) for r in resolution.packages}
     unique = {(p.name, p.architecture, p.version): p for p in found}
     why = Reason(kind="beside", detail="the root")

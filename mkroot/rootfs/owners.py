@@ -20,8 +20,7 @@ from pathlib import PurePosixPath
 
 from mkroot.rootfs import linux
 from mkroot.rootfs.seccomp import CALLS, Calls
-from mkroot.rootfs.upper import DEVICE_MARK
-from mkroot.store.unpack import OWNER_MARK
+from mkroot.store.unpack import DEVICE_MARK, OWNER_MARK
 
 # include/uapi/linux/seccomp.h
 _RECEIVE, _SEND, _VALID = 0xC0502100, 0xC0182101, 0x40082102

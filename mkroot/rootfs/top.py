@@ -142,7 +142,7 @@ class Top:
     @contextlib.contextmanager
     def mounted(self, root: Root) -> Iterator[Path]:
         """Mount the union of the root's layers below this top; yield where."""
-        lowers = [_top_tree(self.layers, top, self.identity, self.trees, root.tree) for top in reversed(root.tops)]
+        lowers = [top_tree(self.layers, top, self.identity, self.trees, root.tree) for top in reversed(root.tops)]
         lowers += [make_tree(self.layers, p, self.trees, chown(self.identity)) for p in root.packages]
         lowers.append(self.folder / "scaffold")
         tops = lowers[: len(root.tops)]
@@ -187,7 +187,7 @@ def chown(identity: Identity) -> Chown:
     return Chown(min(sum(r[2] for r in identity.uids), sum(r[2] for r in identity.gids)))
 
 
-def _top_tree(layers: LayerStore, layer: Layer, identity: Identity, trees: Trees, tree: Tree) -> Path:
+def top_tree(layers: LayerStore, layer: Layer, identity: Identity, trees: Trees, tree: Tree) -> Path:
     """Return a top's folder in the form that overlayfs reads: whiteouts and opaque folders included.
 
     tree: what its folders are like that it does not have itself; the union shows the topmost one's mode and owner.
@@ -205,6 +205,8 @@ def _top_tree(layers: LayerStore, layer: Layer, identity: Identity, trees: Trees
                     writer.add(entry, content)
                 for gone in layer.removed:
                     writer.add(Entry(gone, CHAR, 0, device=(0, 0)), b"")
+                for folder in layer.opaque:
+                    writer.make(folder)
             for folder in layer.opaque:
                 os.setxattr(aside / folder, OPAQUE[identity.namespaced], b"y")
     return trees.path(layer.key)

@@ -75,8 +75,8 @@ class Tree:
 
     def drop_below(self, path: str) -> None:
         """Remove what is below a folder."""
-        start = path + "/"
-        for name in [n for n in self.nodes if n.startswith(start)]:
+        start = path + "/" if path else ""
+        for name in [n for n in self.nodes if n.startswith(start) and n]:
             del self.nodes[name]
 
     # Reading

@@ -11,11 +11,9 @@ import msgspec
 
 from mkroot.errors import RootfsError
 from mkroot.rootfs import linux
-from mkroot.store.unpack import OWNER_MARK
+from mkroot.store.unpack import DEVICE_MARK, OWNER_MARK
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry
 
-# A mark of `mkroot.rootfs.owners`, beside OWNER_MARK: which device an empty file would be, if this user could make one.
-DEVICE_MARK = "user.mkroot.device"
 _OVERLAY = ("trusted.overlay.", "user.overlay.")
 _KINDS = {
     stat.S_IFREG: FILE,

@@ -29,6 +29,7 @@ NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXY
 INFO = "var/lib/dpkg/info"
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
 OWNER_MARK = "user.mkroot.owner"  # attribute of a file whose owner this user cannot set: `uid:gid`
+DEVICE_MARK = "user.mkroot.device"  # … and of an empty file in a device's place: `kind:major:minor:mode`
 EXPANSION = 8  # the data archive may be this many times Installed-Size,
 ALLOWANCE = 64 << 20  # … and this many bytes, before it is called a bomb
 PENDING = 128 << 20  # bytes of tar stream that a worker keeps to compress later
@@ -284,6 +285,11 @@ class TreeWriter:
                 os.chmod(up, known.mode, dir_fd=self._root)
             self._mark(up, known)
 
+    def make(self, path: str) -> None:
+        """Make a folder, like the one above it where it is not added itself."""
+        if path not in self._folders:
+            self._make_parents(f"{path}/.")
+
     def _own(self, entry: Entry) -> bool:
         return (entry.uid or entry.gid) != 0 and max(entry.uid, entry.gid) < self._chown.limit
 
@@ -341,7 +347,15 @@ class TreeWriter:
             import stat
 
             kind = stat.S_IFCHR if entry.kind == CHAR else stat.S_IFBLK
-            os.mknod(path, entry.mode | kind, os.makedev(*entry.device), dir_fd=root)
+            try:
+                os.mknod(path, entry.mode | kind, os.makedev(*entry.device), dir_fd=root)
+            except PermissionError:  # in a user namespace
+                if entry.device == (0, 0):
+                    raise
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root))
+                mark = f"{entry.kind}:{entry.device[0]}:{entry.device[1]}:{entry.mode:o}"
+                with contextlib.suppress(OSError):  # a file system without attributes
+                    os.setxattr(f"/proc/self/fd/{root}/{path}", DEVICE_MARK, mark.encode())
         if self._own(entry):
             os.chown(path, entry.uid, entry.gid, dir_fd=root, follow_symlinks=False)
             if entry.kind == DIR:

@@ -63,7 +63,7 @@ def _fault(layers: LayerStore, item: Item) -> str:
         layers.load(item.key)
         frame = layers.store.path("frames", frame_key(item.key, "zstd"))
         return "" if frame.exists() else "its frame is missing"
-    if item.kind == "frames":
+    if item.kind in ("frames", "made"):
         return _frame(item.path)
     if item.kind.startswith("trees-"):
         return _tree(layers, item)

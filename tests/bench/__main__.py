@@ -1,6 +1,6 @@
 """`make bench`: measures, prints the table as Markdown and keeps it in bench-out/bench.md.
 
-BENCH_RUNS: how often each (default 5). BENCH_ONLY: a comma-separated choice of debian, ubuntu, plan, start.
+BENCH_RUNS: how often each (default 5). BENCH_ONLY: a comma-separated choice of debian, ubuntu, plan, start, boot.
 BENCH_WORK: where the work is done and the packages are kept (default bench-out/work).
 """
 
@@ -11,12 +11,13 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from mkroot.archive import config
 from mkroot.archive.mirror import mirror
+from tests.bench import boots
 from tests.bench.measure import Contender, Failed, in_turn, run
 from tests.bench.works import DEBIAN, MKROOT, PEERS, ROOT, UBUNTU, Release, Site, cold, floors, plans, starts, warm
 
@@ -24,10 +25,12 @@ from tests.bench.works import DEBIAN, MKROOT, PEERS, ROOT, UBUNTU, Release, Site
 def main() -> int:
     """Measure everything that was asked for; 1 where a contender is missing or fails."""
     runs = int(os.environ.get("BENCH_RUNS", "5"))
-    only = os.environ.get("BENCH_ONLY", "debian,ubuntu,plan,start").split(",")
+    only = os.environ.get("BENCH_ONLY", "debian,ubuntu,plan,start,boot").split(",")
     if os.geteuid() != 0:
         return _fail("the peers need root: run `make bench` as root")
-    if missing := [tool for tool in (*PEERS, "ar") if not shutil.which(tool)]:
+    needed = (*PEERS, "ar", *(boots.NEEDED if "boot" in only else ()))
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if missing := [tool for tool in needed if not shutil.which(tool, path=path)]:
         return _fail(f"missing: {', '.join(missing)}; the packages are named in .ci/run")
     work = Path(os.environ.get("BENCH_WORK", ROOT / "bench-out" / "work"))
     work.mkdir(parents=True, exist_ok=True)
@@ -98,11 +101,31 @@ def _measured(site: Site, only: list[str], runs: int) -> Iterator[str]:
         title = "Ubuntu main and universe, what to install"
         yield from _table(f"{title}: indices known (goal 0.5 s)", known, "apt-get -s, indices known", {})
         yield from _table(f"{title}: first time (goal 4 s)", first, "apt-get update and -s, first time", {})
+    if "boot" in only:
+        yield from _boots(site, runs)
     if "start" in only:
         site.recipe(UBUNTU, "noble-gzip")
         contenders = starts(site)
         _round(site, contenders, runs)
         yield from _table("Start", contenders, "floor: python -c pass", {})
+
+
+def _boots(site: Site, runs: int) -> Iterator[str]:
+    _open(site)
+    print("  building what is booted", flush=True)
+    boots.prepare(site)
+    boots.floor_command(site)
+    for title, contenders, goal in (
+        ("The smallest machine: QEMU's start to the guest's verdict", boots.micro(site), 1 / 1.5),
+        ("A disk with systemd: QEMU's start to the guest's verdict", boots.systemd(site), 1 / 0.75),
+    ):
+        in_turn(contenders, runs, site.log)
+        yield from _table(title, contenders, contenders[1].name, {contenders[0].name: goal})
+    contenders = boots.disks(site)
+    _round(site, contenders, runs)
+    yield from _table("A machine's disk.raw", contenders, contenders[1].name, {contenders[0].name: 8})
+    yield boots.size_line(site)
+    yield ""
 
 
 def _build(site: Site, release: Release, goal: int, runs: int) -> Iterator[str]:
@@ -145,7 +168,7 @@ def _round(site: Site, contenders: list[Contender], runs: int) -> None:
         raise Failed(f"asked for in a measured run and not there: {', '.join(sorted(set(needed))[:5])}")
 
 
-def _table(title: str, contenders: list[Contender], peer: str, goals: dict[str, int]) -> Iterator[str]:
+def _table(title: str, contenders: list[Contender], peer: str, goals: Mapping[str, float]) -> Iterator[str]:
     """Yield a table: seconds, spread, memory, and the ratio to the peer with its goal."""
     base = next(c for c in contenders if c.name == peer).median
     yield f"### {title}"
@@ -155,7 +178,7 @@ def _table(title: str, contenders: list[Contender], peer: str, goals: dict[str, 
     for c in contenders:
         ratio = base / c.median
         goal = goals.get(c.name)
-        verdict = "" if goal is None else f"{goal} {'met' if ratio >= goal else 'missed'}"
+        verdict = "" if goal is None else f"{goal:.3g} {'met' if ratio >= goal else 'missed'}"
         spread = f"{min(c.seconds):.3f} to {max(c.seconds):.3f}"
         yield f"| {c.name} | {c.median:.3f} | {spread} | {c.peak / 2**20:.0f} MiB | {ratio:.2f} | {verdict} |"
     yield ""

@@ -166,6 +166,71 @@ def test_the_line_of_the_docs_boots_it_without_mkroot(name: str, key: Path, stor
         guest.close(force=True)
 
 
+def test_an_image_with_a_kernel_is_a_machine(store: Path, tmp_path: Path) -> None:
+    """A container's image from an archive: its command runs as its user in a machine with an address."""
+    import pexpect
+
+    if shutil.which("qemu-system-x86_64") is None or shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin") is None:
+        pytest.skip("QEMU or e2fsprogs is not installed")
+    recipe = tmp_path / "box.yaml"
+    recipe.write_text(
+        "version: 1\nname: box\ndistro: debian\nsuite: trixie\npackages: {variant: none, include: [busybox-static]}\n"
+        "configure: none\nconfig: {users: [{name: app, uid: 1234}]}\noutputs: [oci-archive]\n"
+        "image: {user: app, workdir: /tmp, env: {GREETING: hello}, cmd: [busybox, sh, -c, '"
+        'busybox id; echo "$GREETING from $PWD"; busybox cat /etc/resolv.conf; busybox wget -q -O - http://10.0.2.2:1 '
+        "2>&1; echo all-$((6 * 7))-done']}\n"
+    )
+    build(recipe, tmp_path, store)
+    archive = tmp_path / "box/amd64/oci.tar"
+    words = ["boot", str(archive), "-o", str(tmp_path / "machine"), "--accel", "tcg", "--archive", "debian/trixie"]
+    guest = pexpect.spawn(str(MKROOT), words, timeout=240, env={**os.environ, "MKROOT_STORE": str(store)})
+    try:
+        guest.expect("all-42-done")
+        said = guest.before.decode()
+        guest.expect(pexpect.EOF)
+    finally:
+        guest.close(force=True)
+    assert guest.exitstatus == 0
+    assert "uid=1234(app)" in said and "hello from /tmp" in said
+    assert "nameserver 10.0.2.3" in said and "Connection refused" in said, "the network is up"
+    lock = json.loads((tmp_path / "machine/box-latest.lock").read_text())
+    assert lock["architectures"]["amd64"]["parent"].startswith("sha256:")
+    assert lock["architectures"]["amd64"]["packages"] == []
+
+
+def test_a_root_grows_to_the_disk_that_it_finds(key: Path, store: Path, tmp_path: Path) -> None:
+    if shutil.which("qemu-system-x86_64") is None or not Path(FIRMWARE).exists() or shutil.which("mcopy") is None:
+        pytest.skip("QEMU, its firmware or mtools is not installed")
+    recipe = tmp_path / "growing.yaml"
+    recipe.write_text(
+        f"version: 1\nname: growing\nextends: [{ROOT / 'recipes/debian-nvme.yaml'}]\ndisk: {{grow: true}}\n"
+        "test:\n  run: [{cmd: 'test $(df --output=size -m / | tail -n 1) -gt 900'}]\n"
+    )
+    out = build(recipe, tmp_path, store, "-D", f"key={key}.pub")
+    disk = tmp_path / "growing/amd64/disk.raw"
+    assert next(a["size"] for a in out["artifacts"] if a["kind"] == "disk.raw") < 900 << 20
+    os.truncate(disk, 1 << 30)
+    done = mkroot("test", recipe, "-o", tmp_path, "-D", f"key={key}.pub", store=store, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_distributions_own_initramfs_boots(key: Path, store: Path, tmp_path: Path) -> None:
+    if shutil.which("qemu-system-x86_64") is None or shutil.which("mcopy") is None or not Path(FIRMWARE).exists():
+        pytest.skip("QEMU, its firmware or mtools is not installed")
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(
+        f"version: 1\nname: own\nextends: [{ROOT / 'recipes/machine/debian.yaml'}]\n"
+        "boot: {initramfs: distro, loader: systemd-boot}\noutputs: [bootfs, disk.raw]\n"
+    )
+    build(recipe, tmp_path, store, "-D", f"key={key}.pub")
+    assert (tmp_path / "own/amd64/bootfs/initramfs.cpio.zst").stat().st_size > INITRAMFS, (
+        "this is not the distribution's"
+    )
+    done = mkroot("test", recipe, "-o", tmp_path, "-D", f"key={key}.pub", store=store, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "initramfs  root" not in done.stdout, "mkroot's own init has said something"
+
+
 def test_the_same_lock_gives_the_same_disk(store: Path, tmp_path: Path) -> None:
     if shutil.which("mcopy") is None or shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin") is None:
         pytest.skip("mtools or e2fsprogs is not installed")

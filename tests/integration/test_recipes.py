@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.building import ROOT, build, in_chroot, members, needs_root, unpacked
+from tests.integration.building import ROOT, build, in_chroot, members, mkroot, needs_root, unpacked
 
 pytestmark = pytest.mark.archive
 RECIPES = sorted(p.stem for p in (ROOT / "recipes").glob("*.yaml") if "\nboot:" not in p.read_text())
@@ -82,3 +82,23 @@ def test_the_web_recipe_is_set_up(store: Path, tmp_path: Path) -> None:
     assert {p.rpartition("/")[2] for p in wants} >= {"nginx.service", "ssh.service"}
     assert not [p for p in found if p.startswith("etc/ssh/ssh_host_")]
     assert found["etc/machine-id"][0] == "file"
+
+
+@pytest.mark.parametrize(
+    ("machine", "holds", "why"),
+    [("nvme", True, "built in"), ("q35", False, "virtio_blk is a module of kernel")],
+)
+def test_the_plan_tells_whether_a_kernel_needs_no_initramfs(
+    machine: str, holds: bool, why: str, store: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "bare.yaml"
+    recipe.write_text(
+        "version: 1\nname: bare\ndistro: debian\nsuite: trixie\n"
+        "packages: {variant: none, include: [tiny-initramfs]}\nconfigure: none\n"
+        f"boot: {{kernel: linux-image-cloud-amd64, loader: systemd-boot, initramfs: none, machine: {machine}}}\n"
+    )
+    done = mkroot("plan", recipe, "--json", store=store)
+    found = json.loads(done.stdout)["unaided"]["amd64"]
+    assert (found["machine"], found["holds"]) == (machine, holds)
+    assert why in found["why"][0]
+    assert why in mkroot("plan", recipe, store=store).stderr

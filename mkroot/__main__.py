@@ -1,0 +1,5 @@
+"""`python -m mkroot` is `mkroot`."""
+
+from mkroot.cli.main import entry
+
+entry()
