@@ -94,6 +94,7 @@ def layout(partitions: Sequence[Partition], *, size: int = 0) -> Layout:
     if size and size < least:
         raise ArtifactError(
             f"the disk needs {least} bytes ({-(-least // MIB)} MiB), and {size} are given",
+            where="disk.size",
             hint="leave the size to mkroot with `size: minimal`, or give more",
         )
     total = size // SECTOR * SECTOR if size else -(-least // MIB) * MIB

@@ -62,7 +62,7 @@ def find_kernel(tree: Tree, package: str) -> Kernel:
     if len(versions) > 1:
         raise BootError(
             f"there are several kernels in the root: {', '.join(versions)}",
-            where=f"boot.kernel: {package}",
+            where="boot.kernel",
             hint=f"pin one, as in `kernel: linux-image-{versions[-1]}`, or leave the other out of packages.include",
         )
     version = versions[0]

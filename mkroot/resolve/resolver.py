@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mkroot.errors import ResolutionError
 from mkroot.resolve.graph import Graph, Node
 from mkroot.resolve.install import Want, attempt, deep, wants
 from mkroot.resolve.marker import Marker
@@ -124,7 +125,10 @@ def beside(
         over = msgspec.structs.replace(plain, include=tuple(dict.fromkeys(tools)), provided=there)
         found += [r.package for r in resolve(universe, over).packages]
     if kernel:
-        whole = resolve(universe, msgspec.structs.replace(plain, include=(kernel,)))
+        try:
+            whole = resolve(universe, msgspec.structs.replace(plain, include=(kernel,)))
+        except ResolutionError as e:
+            raise ResolutionError(e.what, where="boot.kernel", hint=e.hint) from None
         found += [r.package for r in whole.packages if r.package.name.startswith(KERNELS)]
     installed = {(r.package.name, r.package.architecture, r.package.version) for r in resolution.packages}
     unique = {(p.name, p.architecture, p.version): p for p in found}

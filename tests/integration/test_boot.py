@@ -198,6 +198,20 @@ def test_an_image_with_a_kernel_is_a_machine(store: Path, tmp_path: Path) -> Non
     assert lock["architectures"]["amd64"]["packages"] == []
 
 
+def test_a_machine_of_another_architecture_boots(store: Path, tmp_path: Path) -> None:
+    if shutil.which("qemu-system-aarch64") is None or shutil.which("mcopy") is None:
+        pytest.skip("qemu-system-aarch64 (package qemu-system-arm) or mtools is not installed")
+    recipe = tmp_path / "arm.yaml"
+    recipe.write_text(
+        f"version: 1\nname: arm\nextends: [{ROOT / 'recipes/debian-micro.yaml'}]\ndistro: debian\nsuite: trixie\n"
+        "arch: [-amd64, arm64]\nboot: {kernel: linux-image-cloud-arm64, machine: aarch64-virt, cmdline: ''}\n"
+    )
+    build(recipe, tmp_path, store)
+    done = mkroot("test", recipe, "-o", tmp_path, store=store, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Booting Linux" in done.stdout
+
+
 def test_a_root_grows_to_the_disk_that_it_finds(key: Path, store: Path, tmp_path: Path) -> None:
     if shutil.which("qemu-system-x86_64") is None or not Path(FIRMWARE).exists() or shutil.which("mcopy") is None:
         pytest.skip("QEMU, its firmware or mtools is not installed")
