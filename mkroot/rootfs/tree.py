@@ -55,11 +55,15 @@ class Tree:
     def apply(self, layer: Layer) -> int:
         """Put a top over the tree: what it removed goes, what it wrote replaces; return its index."""
         index = self.add_layer(layer)
-        for path in layer.removed:
-            self.drop(path)
-        for path in layer.opaque:
-            self.drop_below(path)
         nodes = self.nodes
+        emptied = set(layer.opaque)
+        for path in layer.removed:
+            node = nodes.pop(path, None)
+            if node is None or node.entry.kind == DIR:
+                emptied.add(path)
+        if emptied:  # in one pass: a trim removes hundreds of folders
+            for path in [n for n in nodes if n and _is_below(n, emptied)]:
+                del nodes[path]
         for entry in layer.entries:
             old = nodes.get(entry.path)
             if old is not None and old.entry.kind == DIR and entry.kind != DIR:
@@ -251,6 +255,15 @@ class Tree:
         """Return what was written in memory since the layers: entries in order of their paths, and files' contents."""
         entries = sorted((n.entry for n in self.nodes.values() if n.layer < 0), key=lambda e: e.path)
         return entries, {e.path: self._written[e.path] for e in entries if e.kind == FILE}
+
+
+def _is_below(path: str, folders: set[str]) -> bool:
+    """Tell whether a path lies somewhere below one of the folders."""
+    while path:
+        path = path.rpartition("/")[0]
+        if path in folders:
+            return True
+    return False
 
 
 def _glob_regex(pattern: str) -> str:
