@@ -29,6 +29,7 @@ from mkroot.rootfs.merge import alias_links
 from mkroot.rootfs.sandbox import Sandbox
 from mkroot.rootfs.scrub import scrub
 from mkroot.rootfs.stage import Root, Stage, configure, merge_stage, stage_key
+from mkroot.rootfs.system import Command
 from mkroot.rootfs.top import Top
 from mkroot.rootfs.tree import Tree, top_of
 from mkroot.rootfs.trim import trim
@@ -229,9 +230,12 @@ def finished(
         root = run(layers, identity, trees, root, _hooks(recipe, inside.hooks, "configured"), "hooks configured", epoch)
         commands: list[Script] = []
 
+        def runs(programs: Sequence[Command]) -> list[Script]:
+            return [Script(shown=c.shown, origin=c.origin, argv=c.argv) for c in programs]
+
         def config(tree: Tree) -> tuple[Origins, Notes]:
             done = customising.customise(tree, recipe.config, inside.inputs, epoch=epoch)
-            commands.extend(Script(shown=c.shown, origin=c.origin, argv=c.argv) for c in done.commands)
+            commands.extend(runs(done.commands))
             origins = dict(done.origins) | write_apt_sources(tree, recipe.distro, inside.sources, key=inside.key)
             if recipe.boot is not None:
                 origins |= prepare_appliance(tree, appliance) if appliance is not None else {}
@@ -246,7 +250,7 @@ def finished(
         key = _key("config", mkroot.__version__, customising.FORMAT, root.key, epoch, wanted)
         step.cached = layers.has(key)
         if step.cached and recipe.config.locale:  # its commands are not in the layer
-            config(root.tree.copy())
+            commands.extend(runs(customising.commands(root.tree, recipe.config)))
         root = save(layers, root, key, "config", config)
         root = run(layers, identity, trees, root, commands, "config commands", epoch)
         root = run(layers, identity, trees, root, _hooks(recipe, inside.hooks, "final"), "hooks final", epoch)

@@ -65,3 +65,8 @@ def customise(tree: Tree, config: Config, inputs: Inputs, *, epoch: int) -> Cust
     if faults:
         raise faults[0] if len(faults) == 1 else Faults(faults)
     return Customised(recorder.origins, tuple(commands), tuple(recorder.notes))
+
+
+def commands(tree: Tree, config: Config) -> tuple[Command, ...]:
+    """Return the programs of the image that `customise` would ask for; the tree stays as it is. Raises RecipeError."""
+    return tuple(apply_locale(Recorder(tree.copy()), config))
