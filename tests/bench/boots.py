@@ -140,7 +140,8 @@ def floor_command(site: Site) -> None:
 
     m = machine("microvm")
     words = [m.emulator, "-machine", m.machine, "-accel", "tcg", "-cpu", m.cpu, "-m", "256", "-nodefaults"]
-    words += ["-display", "none", "-no-reboot", "-serial", "null", "-serial", "stdio"]
+    words += ["-display", "none", "-no-reboot", "-serial", "null", "-chardev", "stdio,id=verdict"]
+    words += ["-device", m.verdict_device.format(verdict="verdict")]
     append = "console=ttyS0 " + m.cmdline_tcg.format(tsc=tsc_rate())
     (site.work / "boot" / "microvm.json").write_text(json.dumps([*words, "-append", append]))
 
