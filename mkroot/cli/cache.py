@@ -34,10 +34,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "prune",
         help="remove what was not used for a while",
         description="Remove entries that no build has used for some days, blobs of images without a tag, and "
-        "unfinished work. What is removed is fetched or made again when a build needs it. Tagged images stay.",
+        "unfinished work. What is removed is fetched or made again when a build needs it. Tagged images and containers "
+        "stay.",
     )
     three.add_argument("--days", type=float, default=30, metavar="N", help="unused for so many days (default: 30)")
-    three.add_argument("--all", action="store_true", help="everything but tagged images, however recently used")
+    three.add_argument(
+        "--all", action="store_true", help="everything but tagged images and containers, however recently used"
+    )
     three.add_argument("--dry-run", action="store_true", help="tell what would go, and leave it")
     three.set_defaults(run=run_prune)
     four = actions.add_parser(
@@ -101,8 +104,10 @@ def run_prune(args: argparse.Namespace) -> int:
     """Prune; always 0."""
     import time
 
+    from mkroot.cli.rmi import image_users
     from mkroot.cli.terminal import amount, print_json
     from mkroot.errors import UsageError
+    from mkroot.oci.removal import standing
     from mkroot.oci.store import ImageStore
     from mkroot.store.prune import prune
 
@@ -111,8 +116,13 @@ def run_prune(args: argparse.Namespace) -> int:
     store = _store(True)
     now = time.time()
     before = float("inf") if args.all else now - args.days * DAY
-    gone = prune(store, before=before, now=now + (2 * DAY if args.all else 0), dry=args.dry_run)
-    blobs = 0 if args.dry_run or not (store.root / "oci").exists() else ImageStore(store).collect()
+    gone = prune(
+        store, before=before, now=now + (2 * DAY if args.all else 0), dry=args.dry_run, keep=lambda: _stood_on(store)
+    )
+    blobs = 0
+    if not args.dry_run and (store.root / "oci").exists():
+        images = ImageStore(store)
+        blobs = images.collect(keep=standing(images, lambda: image_users(store)))
     size = sum(item.size for item in gone) + blobs
     if args.json:
         print_json({"entries": [_described(item) for item in gone], "size": size, "removed": not args.dry_run})
@@ -122,6 +132,13 @@ def run_prune(args: argparse.Namespace) -> int:
     verb = "would go" if args.dry_run else "removed"
     sys.stderr.write(f"{len(gone)} entries, {amount(size)} {verb}\n")
     return 0
+
+
+def _stood_on(store: Store) -> set[str]:
+    """Return the keys of the layers on which containers stand."""
+    from mkroot.container.record import Containers
+
+    return {key for container in Containers(store).list() for key in container.layers}
 
 
 def run_verify(args: argparse.Namespace) -> int:

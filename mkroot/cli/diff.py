@@ -1,4 +1,4 @@
-"""`mkroot diff`: tell two locks, roots or images apart."""
+"""`mkroot diff`: tell two locks, roots or images apart, or what a container changed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Register the command."""
     parser = subparsers.add_parser(
         "diff",
-        help="tell two locks, roots or images apart",
+        help="tell two locks, roots or images apart, or what a container changed",
         description="Tell two locks, folders, tar archives, OCI layouts or archives, or images of the store apart: "
         "packages first, then files and bytes. The status is 0 where nothing differs and 1 where something does, as "
-        "diff(1) has it.",
+        "diff(1) has it. Of a container alone: the paths that it added (A), changed (C) or deleted (D); the status is "
+        "0, as docker has it.",
     )
     parser.add_argument("before", metavar="A", help="a lock, a build's output, a root, an archive, or an image's name")
-    parser.add_argument("after", metavar="B", help="the same")
+    parser.add_argument("after", nargs="?", metavar="B", help="the same; without it, A is a container")
     parser.add_argument("--arch", metavar="ARCH", help="of a lock or image for several architectures, this one")
     parser.add_argument("--all", action="store_true", help=f"list all files, not the first {SHOWN} of each kind")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
@@ -34,6 +35,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Compare; 0 where nothing differs, 1 where something does."""
+    if args.after is None:
+        return _container(args)
     from mkroot.artifact.diff import compare
 
     difference = compare(read(args.before, args.arch), read(args.after, args.arch))
@@ -46,6 +49,31 @@ def run(args: argparse.Namespace) -> int:
         for line in lines(difference, None if args.all else SHOWN):
             print(line)
     return 0 if difference.same else 1
+
+
+def _container(args: argparse.Namespace) -> int:
+    """Tell what a container changed; always 0."""
+    import os
+
+    from mkroot.cli.terminal import print_json
+    from mkroot.container.changes import changed_paths
+    from mkroot.container.opening import folders_of
+    from mkroot.container.record import Containers
+    from mkroot.errors import printable
+    from mkroot.rootfs.identity import assume
+    from mkroot.rootfs.upper import read_upper
+    from mkroot.store.store import Store, default_root
+
+    identity = assume()
+    store = Store(default_root(dict(os.environ)))
+    containers = Containers(store)
+    upper, *below = folders_of(store, containers, containers.find(args.before), identity)
+    changes = changed_paths(read_upper(upper), below)
+    if args.json:
+        print_json([{"kind": c.kind, "path": c.path} for c in changes])
+    else:
+        sys.stdout.write("".join(f"{c.kind} {printable(c.path)}\n" for c in changes))
+    return 0
 
 
 def lines(difference: Difference, limit: int | None) -> list[str]:

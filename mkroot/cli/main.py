@@ -17,20 +17,42 @@ COMMANDS = {
     "why": ("why", "show every chain that brings a package"),
     "why-not": ("why_not", "show what keeps a package out, and what would bring it"),
     "explain": ("explain", "tell what made a file, down to the archive's key"),
-    "diff": ("diff", "tell two locks, trees, archives or images apart"),
+    "diff": ("diff", "tell two locks, trees or images apart, or what a container changed"),
     "sbom": ("sbom", "write a bill of materials (SPDX, CycloneDX)"),
     "boot": ("boot", "start a system in QEMU, its console on the terminal"),
     "test": ("test", "start a system in QEMU and take its own verdict"),
     "images": ("images", "list the images of the store"),
     "history": ("history", "show how an image's layers came to be"),
-    "inspect": ("inspect", "show an image's config, layers and tags"),
+    "inspect": ("inspect", "show an image's config, layers and tags, or a container"),
+    "commit": ("commit", "make an image of a container"),
+    "tag": ("tag", "give an image another name"),
+    "rmi": ("rmi", "remove images"),
+    "rebase": ("rebase", "put an image's own layers on a newer parent"),
+    "login": ("login", "log in to a registry"),
+    "logout": ("logout", "forget the login of a registry"),
+    "push": ("push", "store an image in a registry"),
+    "pull": ("pull", "fetch an image from a registry"),
+    "tags": ("tags", "list the tags of a repository in a registry"),
+    "cp": ("cp", "copy files into or out of a container"),
+    "import": ("import_", "make an image of a root's tar archive"),
+    "export": ("export", "write a container's or an image's tree as a tar archive"),
+    "save": ("save", "write images into an archive"),
+    "load": ("load", "take images from an archive"),
+    "run": ("run", "run a command in a new container of an image"),
+    "ps": ("ps", "list the containers"),
+    "start": ("start", "run a container's command again"),
+    "stop": ("stop", "end containers that run"),
+    "kill": ("kill", "send a signal to containers that run"),
+    "wait": ("wait", "wait until containers have ended"),
+    "exec": ("exec", "run one more command in a container that runs"),
+    "logs": ("logs", "show what a container's command wrote"),
+    "rm": ("rm", "remove containers"),
     "cache": ("cache", "list, measure, prune or verify the store"),
     "doctor": ("doctor", "tell what this host can do, and what to install"),
     "schema": ("schema", "print the JSON Schema of recipes"),
 }
 NOT_YET = (
-    "verify", "bundle", "rebase", "run", "ps", "rm", "commit", "start", "exec", "logs", "cp",
-    "import", "export", "save", "load", "tag", "push", "pull", "rmi", "login", "logout",
+    "verify", "bundle",
 )  # fmt: skip
 USAGE = "usage: mkroot COMMAND [OPTION...] [ARGUMENT...]"
 SECONDS = 1.8  # from a signal to the end, whatever still runs
@@ -135,6 +157,7 @@ environment:
   MKROOT_STORE            what is kept between builds (default: the user's cache folder)
   MKROOT_CONFIG           the configuration, with mirrors (default: the user's configuration folder)
   MKROOT_MIRROR_<DISTRO>  the mirror of a distribution, such as MKROOT_MIRROR_DEBIAN
+  MKROOT_RUNTIME          what starts a container's commands: `own` (default) or `crun`
   SOURCE_DATE_EPOCH       the date, in seconds since 1970, that no file in an output is younger than
   NO_COLOR                no colours on the terminal
   MKROOT_DEBUG=1          show the traceback of an internal error

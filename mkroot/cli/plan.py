@@ -95,6 +95,7 @@ def _described(package: LockedPackage) -> dict[str, object]:
         "source": package.source,
         "suite": package.suite,
         "stage": package.stage,
+        **({"upgrades": package.upgrades} if package.upgrades else {}),
     }
 
 
@@ -103,11 +104,14 @@ def _tell(name: str, arch: str, packages: tuple[LockedPackage, ...], beside: tup
 
     rows = [("PACKAGE", "VERSION", "ARCH", "DOWNLOAD", "INSTALLED", "WHY")]
     for p in (*packages, *beside):
-        rows.append((p.name, p.version, p.architecture, amount(p.size), amount(p.installed_size * 1024), p.why))
+        version = f"{p.upgrades} → {p.version}" if p.upgrades else p.version
+        rows.append((p.name, version, p.architecture, amount(p.size), amount(p.installed_size * 1024), p.why))
     sys.stdout.write(table(rows, right=(3, 4)))
     sys.stdout.flush()
     total = amount(sum(p.size for p in (*packages, *beside)))
     unpacked = amount(sum(p.installed_size for p in packages) * 1024)
     more = f" and {len(beside)} beside the root" if beside else ""
     count = plural(len(packages), "package")
+    if upgraded := sum(bool(p.upgrades) for p in packages):
+        count += f" ({upgraded} upgraded)"
     sys.stderr.write(f"{name} {arch}: {count}{more}, {total} to download, {unpacked} installed\n")

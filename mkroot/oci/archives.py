@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from mkroot.artifact.files import HashedFile
 from mkroot.oci.build import Built, named
@@ -15,10 +16,17 @@ from mkroot.tar.entry import DIR, FILE, Entry
 from mkroot.tar.write import END, header, padding
 
 
+class Sink(Protocol):
+    """What takes the bytes of an archive, all that it is given, or raises OSError."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take `data`."""
+
+
 class ArchiveWriter:
     """Writes a tar archive of regular files, all of one time, owner and mode."""
 
-    def __init__(self, out: HashedFile, epoch: int) -> None:
+    def __init__(self, out: Sink, epoch: int) -> None:
         self._out = out
         self._epoch = epoch
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import UNSET, Struct
 
 from mkroot.artifact.outputs import Bench
 from mkroot.errors import ImageError, RootfsError
+from mkroot.oci.inherit import Parent, config_on, copy_layers, execution
 from mkroot.oci.layout import Layout
 from mkroot.oci.model import (
     CODECS,
@@ -34,7 +36,10 @@ TITLE = "org.opencontainers.image."
 
 
 class ImageSettings(Struct, frozen=True, kw_only=True):
-    """What the recipe says of the image; its key `image` has the meanings. tags: references without digest."""
+    """What the recipe says of the image; its key `image` has the meanings.
+
+    tags: references without digest. parent: what it stands on.
+    """
 
     by: str = "single"
     budget: int = 10
@@ -47,13 +52,14 @@ class ImageSettings(Struct, frozen=True, kw_only=True):
     workdir: str = ""
     labels: Mapping[str, str] = {}
     tags: tuple[str, ...] = ()
+    parent: Parent | None = None
 
 
 class Built(Struct, frozen=True, kw_only=True):
     """An image that stands in a layout.
 
-    manifest, config: descriptors; the manifest's names the platform. layers: from the bottom up; raw_sizes:
-    bytes of each uncompressed one. size: bytes of all blobs.
+    manifest, config: descriptors; the manifest's names the platform. layers: from the bottom up, a parent's first;
+    raw_sizes: bytes of each own one, uncompressed. size: bytes of all blobs.
     """
 
     layout: Layout
@@ -103,26 +109,16 @@ def build_image(bench: Bench, settings: ImageSettings) -> Built:
     labels = image_labels(bench, settings, created)
     history += [History(created, text, "", "", True) for text in _config_history(settings)]
     platform = platform_of(bench.facts.architecture)
-    config_data = encode(
-        Config(
-            created=created,
-            architecture=platform.architecture,
-            variant=platform.variant,
-            os=platform.os,
-            config=Execution(
-                user=settings.user,
-                env=_environment(settings.env),
-                entrypoint=settings.entrypoint or None,
-                cmd=settings.cmd or None,
-                working_dir=settings.workdir,
-                labels=labels or None,
-            ),
-            rootfs=RootFS("layers", tuple(diff_ids)),
-            history=tuple(history),
-        )
-    )
-    config = layout.put(config_data, CONFIG)
     annotations = {k: v for k, v in labels.items() if k.startswith(TITLE)}
+    parent = settings.parent
+    if parent is None:
+        config_data = encode(_config(settings, platform, created, labels, diff_ids, history))
+    else:
+        copy_layers(parent, layout)
+        config_data = encode(config_on(parent, created, _started(settings, parent, labels), diff_ids, history))
+        annotations = {**parent.annotations, **annotations, **parent.base}
+        layers, diff_ids = [*parent.layers, *layers], [*parent.diff_ids, *diff_ids]
+    config = layout.put(config_data, CONFIG)
     manifest = layout.put(
         encode(ManifestWritten(config=config, layers=tuple(layers), annotations=annotations or UNSET)), MANIFEST
     )
@@ -138,6 +134,44 @@ def build_image(bench: Bench, settings: ImageSettings) -> Built:
     )
     bench.shared["image"] = built
     return built
+
+
+def _config(
+    settings: ImageSettings,
+    platform: Platform,
+    created: str,
+    labels: dict[str, str],
+    diff_ids: list[str],
+    history: list[History],
+) -> Config:
+    return Config(
+        created=created,
+        architecture=platform.architecture,
+        variant=platform.variant,
+        os=platform.os,
+        config=Execution(
+            user=settings.user,
+            env=_environment(settings.env),
+            entrypoint=settings.entrypoint or None,
+            cmd=settings.cmd or None,
+            working_dir=settings.workdir,
+            labels=labels or None,
+        ),
+        rootfs=RootFS("layers", tuple(diff_ids)),
+        history=tuple(history),
+    )
+
+
+def _started(settings: ImageSettings, parent: Parent, labels: dict[str, str]) -> dict[str, Any]:
+    return execution(
+        parent,
+        env=settings.env,
+        cmd=settings.cmd,
+        entrypoint=settings.entrypoint,
+        user=settings.user,
+        workdir=settings.workdir,
+        labels=labels,
+    )
 
 
 def platform_of(architecture: str) -> Platform:

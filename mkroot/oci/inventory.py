@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import mmap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mkroot.artifact.inventory import Collector, Inventory, unpacked, unpacked_file
 from mkroot.errors import ImageError
 from mkroot.oci.layout import Layout
+from mkroot.oci.members import archive_members
 from mkroot.oci.model import Descriptor, decode_index, decode_manifest
 from mkroot.oci.store import load_image, platforms_of
-from mkroot.tar.entry import FILE
-from mkroot.tar.read import entries
-from mkroot.tar.stream import Corrupt, Stream
+from mkroot.tar.stream import Corrupt
 
 
 def read_image(layout: Layout, descriptor: Descriptor, architecture: str | None = None) -> Inventory:
@@ -48,7 +44,7 @@ def sole_image(layout: Layout, reference: str = "") -> Descriptor:
 def is_image_archive(path: Path) -> bool:
     """Tell whether a tar archive is an image: an OCI layout, or what `docker save` writes."""
     try:
-        with _members(path) as members:
+        with archive_members(path) as members:
             return "oci-layout" in members or "manifest.json" in members
     except (OSError, Corrupt, ValueError):
         return False
@@ -57,7 +53,7 @@ def is_image_archive(path: Path) -> bool:
 def read_archive(path: Path) -> Inventory:
     """Return what is in an image archive (oci-archive or docker-archive, not compressed); raises ImageError."""
     try:
-        with _members(path) as members:
+        with archive_members(path) as members:
             collector = Collector()
             for view, where in _layers(members, str(path)):
                 collector.add_tar(unpacked(view, where), where, whiteouts=True)
@@ -84,20 +80,3 @@ def _layers(members: dict[str, memoryview], where: str) -> list[tuple[memoryview
         return [(members[name], f"{where}: {name}") for name in names]
     except (KeyError, IndexError, TypeError, ValueError) as e:
         raise ImageError(f"not what `docker save` writes: {e}", where=where) from None
-
-
-@contextmanager
-def _members(path: Path) -> Iterator[dict[str, memoryview]]:
-    """Give the files of a tar archive that is not compressed, as views of the file."""
-    with open(path, "rb") as f:
-        mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped when its last view goes
-        whole = memoryview(mapped)
-        yield {name: whole[at : at + size] for name, at, size in _places(mapped, len(mapped))}
-
-
-def _places(mapped: mmap.mmap, end: int) -> Iterator[tuple[str, int, int]]:
-    read: Callable[[int], bytes] = mapped.read
-    stream = Stream(iter(lambda: read(1 << 20), b""))
-    for entry, _ in entries(stream, pax=True):
-        if entry.kind == FILE and entry.data + entry.size <= end:
-            yield entry.path, entry.data, entry.size

@@ -60,12 +60,17 @@ class Layout:
             return False
 
     def put(self, data: bytes, media_type: str) -> Descriptor:
-        """Write a blob and return its descriptor; raises OSError."""
+        """Write a blob, in one step, and return its descriptor; raises OSError."""
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        path = self.path(digest)
-        if not path.exists():
-            _write(path, data)
-        return Descriptor(media_type=media_type, digest=digest, size=len(data))
+        descriptor = Descriptor(media_type=media_type, digest=digest, size=len(data))
+        if not self.has(descriptor):
+            aside = self.root / f".blob.{os.urandom(8).hex()}"
+            try:
+                _write(aside, data)
+                os.rename(aside, self.path(digest))
+            finally:
+                aside.unlink(missing_ok=True)
+        return descriptor
 
     def read(self, descriptor: Descriptor) -> bytes:
         """Return a document's bytes, checked against its descriptor; raises ImageError."""

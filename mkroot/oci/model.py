@@ -148,6 +148,14 @@ class ManifestWritten(Struct, frozen=True, kw_only=True, rename="camel"):
     annotations: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
+def oci_layer(descriptor: Descriptor) -> Descriptor:
+    """Return a layer as an OCI manifest names it: one of Docker's media types becomes the OCI one of the same bytes."""
+    kind = descriptor.media_type
+    if kind.startswith(DOCKER_LAYER):
+        kind = LAYER + kind.removeprefix(DOCKER_LAYER).replace(".", "+")
+    return Descriptor(media_type=kind, digest=descriptor.digest, size=descriptor.size, urls=descriptor.urls)
+
+
 def encode(document: object) -> bytes:
     """Return a document as compact JSON with sorted keys: one form, so that its digest depends on its content alone."""
     return msgspec.json.encode(document, order="sorted")
@@ -166,6 +174,20 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 def decode_config(data: bytes, where: str) -> Config:
     """Read a config; raises ImageError."""
     return _decode(data, Config, "config", where)
+
+
+class _Kind(Struct, frozen=True, rename="camel"):
+    media_type: str = ""
+    layers: list[msgspec.Raw] | None = None
+    manifests: list[msgspec.Raw] | None = None
+
+
+def decode_kind(data: bytes, where: str) -> str:
+    """Return the media type of a manifest or an index, which need not say it itself; raises ImageError."""
+    found = _decode(data, _Kind, "manifest or index", where)
+    if (found.layers is None) == (found.manifests is None):
+        raise ImageError("neither an image manifest nor an index", where=where)
+    return found.media_type or (MANIFEST if found.manifests is None else INDEX)
 
 
 def _decode(data: bytes, kind: type[T], what: str, where: str) -> T:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+
+import msgspec
 
 from mkroot.artifact.kinds import makers as root_makers
 from mkroot.artifact.manifest import Facts, Made
@@ -40,12 +43,29 @@ def image_makers(settings: ImageSettings) -> dict[str, Maker]:
 
     def make_docker_archive(bench: Bench) -> Made:
         built = build_image(bench, settings)
-        layers = (bench.assembly.raw(group) for group in bench.assembly.groups(settings.by, settings.budget))
+        layers: Iterable[Iterable[bytes]] = (
+            bench.assembly.raw(group) for group in bench.assembly.groups(settings.by, settings.budget)
+        )
+        if settings.parent is not None:
+            built, layers = _whole(built, layers)
         references = settings.tags or (reference_of(settings, bench.facts.name),)
         size, digest = write_docker_archive(built, references, layers, bench.folder / "docker.tar", bench.epoch)
         return Made(kind="docker-archive", name="docker.tar", size=size, digest=digest)
 
     return {"oci": make_oci, "oci-archive": make_oci_archive, "docker-archive": make_docker_archive}
+
+
+def _whole(built: Built, own: Iterable[Iterable[bytes]]) -> tuple[Built, Iterable[Iterable[bytes]]]:
+    """Return an image on a parent with the sizes of all its layers, and all their uncompressed streams."""
+    from mkroot.oci.validate import codec_of, unpacked
+
+    def stream(layer: Descriptor) -> Iterator[bytes]:
+        return unpacked(built.layout.path(layer.digest), codec_of(layer.media_type))
+
+    parents = built.layers[: len(built.layers) - len(built.raw_sizes)]
+    sizes = tuple(sum(map(len, stream(layer))) for layer in parents)
+    whole = msgspec.structs.replace(built, raw_sizes=(*sizes, *built.raw_sizes))
+    return whole, chain(map(stream, parents), own)
 
 
 def write_build(
@@ -89,7 +109,5 @@ def write_build(
 
 def _normal(settings: ImageSettings) -> ImageSettings:
     """Return the settings with tags in full, `:latest` where none is named; raises ImageError."""
-    import msgspec
-
     tags = tuple(dict.fromkeys(Reference.parse(tag).tagged for tag in settings.tags))
     return msgspec.structs.replace(settings, tags=tags)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from mkroot.artifact.files import copy_file, settle
+from mkroot.digest import oci, sha256
 from mkroot.errors import ImageError, StoreError
-from mkroot.oci.build import named
 from mkroot.oci.layout import BLOBS, Layout, as_written
+from mkroot.oci.lookup import named_by, numbered, unknown
 from mkroot.oci.model import (
     INDEX,
     INDEXES,
@@ -25,6 +26,7 @@ from mkroot.oci.model import (
     Manifest,
     decode_config,
     decode_index,
+    decode_kind,
     decode_manifest,
     encode,
 )
@@ -32,8 +34,6 @@ from mkroot.oci.reference import Reference
 from mkroot.store.store import Store
 
 FOLDER = "oci"
-SHORT = 12  # hexadecimal digits of a digest that are shown
-LEAST = 4  # … and that must be given at least
 
 
 class Image(Struct, frozen=True, kw_only=True):
@@ -70,14 +70,14 @@ class ImageStore:
     """The images of a store. Every change is one replacement of the index; readers need no lock."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
         self.root = store.root / FOLDER
 
     def layout(self) -> Layout:
         """Return the layout, made empty where there is none yet; raises StoreError, ImageError."""
         if not (self.root / "oci-layout").exists():
             try:
-                with self._store.lock("images", "index"):
+                with self.store.lock("images", "index"):
                     if not self.root.exists():
                         self._create()
             except OSError as e:
@@ -87,7 +87,7 @@ class ImageStore:
     def _create(self) -> None:
         import tempfile
 
-        with tempfile.TemporaryDirectory(dir=self._store.root / "tmp", prefix="images.") as folder:
+        with tempfile.TemporaryDirectory(dir=self.store.root / "tmp", prefix="images.") as folder:
             new = Path(folder) / "new"
             Layout.create(new).write_index(())
             os.rename(new, self.root)
@@ -106,9 +106,10 @@ class ImageStore:
         """
         layout = self.layout()
         manifests = layout.index().manifests
-        found = self._named(reference, manifests) or self._numbered(layout, reference, manifests)
+        found = named_by(reference, manifests) or numbered(layout, reference, manifests)
         if found is None:
-            raise ImageError(f"there is no image `{reference}`", hint="`mkroot images` lists those that there are")
+            Reference.parse(reference)  # a name that is none is told as such
+            raise unknown(reference, manifests)
         if found.media_type in INDEXES and architecture is not None:
             for child in decode_index(layout.read(found), reference).manifests:
                 if child.platform and child.platform.architecture == architecture:
@@ -116,36 +117,26 @@ class ImageStore:
             raise ImageError(f"the image `{reference}` is not there for `{architecture}`")
         return found
 
-    def _named(self, text: str, manifests: Iterable[Descriptor]) -> Descriptor | None:
+    def is_tag(self, text: str) -> bool:
+        """Tell whether a text is the name of a tag that is there, rather than a digest or the beginning of an id."""
         try:
-            wanted = Reference.parse(text)
+            wanted = Reference.parse(text).tagged
         except ImageError:
-            if "/" in text or ":" in text.removeprefix("sha256:"):
-                raise
-            return None
-        for descriptor in manifests:
-            name = descriptor.annotations.get(REF_NAME, "")
-            if wanted.digest:
-                if descriptor.digest == wanted.digest and (not name or Reference.parse(name).name == wanted.name):
-                    return descriptor
-            elif name == wanted.tagged:
-                return descriptor
-        return None
+            return False
+        return any(d.annotations.get(REF_NAME) == wanted for d in self.layout().index().manifests)
 
-    def _numbered(self, layout: Layout, text: str, manifests: Iterable[Descriptor]) -> Descriptor | None:
-        prefix = text.removeprefix("sha256:")
-        if len(prefix) < LEAST or prefix.strip("0123456789abcdef"):
-            return None
-        found: dict[str, Descriptor] = {}
-        for descriptor in manifests:
-            ids = [descriptor.hex]
-            if descriptor.media_type in MANIFESTS:
-                ids.append(decode_manifest(layout.read(descriptor), descriptor.digest).config.hex)
-            if any(i.startswith(prefix) for i in ids):
-                found.setdefault(descriptor.digest, descriptor)
-        if len(found) > 1:
-            raise ImageError(f"`{text}` begins the ids of {len(found)} images", hint="give more digits")
-        return next(iter(found.values()), None)
+    def held(self, digest: str) -> Descriptor:
+        """Return the descriptor of a manifest or index that may have no tag, such as a container's image.
+
+        Raises ImageError where it is not in the store, or is something else.
+        """
+        path = self.layout().path(digest)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            raise ImageError(f"the image {digest[:19]} is not in the store any more", where=str(path)) from None
+        media_type = decode_kind(data, digest)
+        return Descriptor(media_type=media_type, digest=digest, size=len(data))
 
     def references(self, digest: str) -> tuple[str, ...]:
         """Return the tags of an image, sorted."""
@@ -188,7 +179,7 @@ class ImageStore:
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
         """Hold off `collect` while blobs are there that no tag names yet."""
-        with self._store.lock("images", "blobs", shared=True):
+        with self.store.lock("images", "blobs", shared=True):
             yield
 
     def add_blobs(self, source: Layout, blobs: Iterable[Descriptor]) -> None:
@@ -203,17 +194,41 @@ class ImageStore:
 
     def add_blob(self, descriptor: Descriptor, source: Path) -> None:
         """Copy one file into the store as a blob whose digest the caller knows; it is on disk when it has its name."""
+        with self.aside() as aside:
+            copy_file(source, aside)
+            if aside.stat().st_size != descriptor.size:
+                raise ImageError("a blob has not the size that its descriptor says", where=str(source))
+            self.adopt(aside, descriptor)
+
+    def adopt(self, aside: Path, descriptor: Descriptor) -> None:
+        """Make a file that was written to `aside` a blob whose digest the caller knows; it is on disk by then.
+
+        The caller holds `using` until a tag names it.
+        """
+        settle(aside)
+        os.rename(aside, self.layout().path(descriptor.digest))
+
+    def put(self, data: bytes, media_type: str) -> Descriptor:
+        """Write a document as a blob that is on disk on return; raises StoreError. The caller holds `using`."""
+        with self.aside() as aside:
+            aside.write_bytes(data)
+            aside.chmod(0o644)
+            descriptor = Descriptor(media_type=media_type, digest=oci(sha256(data)), size=len(data))
+            if not self.layout().has(descriptor):
+                self.adopt(aside, descriptor)
+        return descriptor
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[Path]:
+        """Yield the path of a new file on the store's file system, which goes unless it is adopted.
+
+        An OSError of whoever writes to it becomes a StoreError.
+        """
         import tempfile
 
-        target = self.layout().path(descriptor.digest)
         try:
-            with tempfile.TemporaryDirectory(dir=self._store.root / "tmp", prefix="blob.") as folder:
-                aside = Path(folder) / "blob"
-                copy_file(source, aside)
-                settle(aside)
-                if aside.stat().st_size != descriptor.size:
-                    raise ImageError("a blob has not the size that its descriptor says", where=str(source))
-                os.rename(aside, target)
+            with tempfile.TemporaryDirectory(dir=self.store.root / "tmp", prefix="blob.") as folder:
+                yield Path(folder) / "blob"
         except OSError as e:
             raise StoreError(
                 f"the image store cannot be written: {e.strerror}",
@@ -223,19 +238,38 @@ class ImageStore:
 
     def tag(self, descriptor: Descriptor, reference: Reference) -> None:
         """Give an image a tag; another image that had it loses it. Raises ImageError where blobs are missing."""
+        from mkroot.oci.build import named  # it imports what builds need
+
         self._check_there(descriptor)
         with self._changing() as manifests:
-            manifests[:] = [d for d in manifests if d.annotations.get(REF_NAME) != reference.tagged]
-            manifests.append(named(descriptor, reference.tagged))
+            name = reference.tagged
+            manifests[:] = [
+                d
+                for d in manifests
+                if (d.digest, d.annotations.get(REF_NAME, "")) != (descriptor.digest, "")
+                and d.annotations.get(REF_NAME) != name
+            ]
+            manifests.append(named(descriptor, name))
+
+    def keep(self, descriptor: Descriptor) -> None:
+        """Have an image stay without a tag, where it has none; raises ImageError where blobs are missing."""
+        from mkroot.oci.build import named  # it imports what builds need
+
+        self._check_there(descriptor)
+        with self._changing() as manifests:
+            if all(d.digest != descriptor.digest for d in manifests):
+                manifests.append(named(descriptor, ""))
 
     def tag_platforms(self, descriptors: list[Descriptor], reference: Reference) -> Descriptor:
         """Give images for several platforms one tag, through an index; return what is tagged. Raises ImageError."""
+        from mkroot.oci.build import named  # it imports what builds need
+
         if len(descriptors) == 1:
             self.tag(descriptors[0], reference)
             return descriptors[0]
         rows = sorted((named(d, "") for d in descriptors), key=lambda d: (d.platform or d.digest).__repr__())
         data = encode(IndexWritten(manifests=tuple(as_written(d) for d in rows)))
-        descriptor = self.layout().put(data, INDEX)
+        descriptor = self.put(data, INDEX)
         self.tag(descriptor, reference)
         return descriptor
 
@@ -244,13 +278,17 @@ class ImageStore:
         with self._changing() as manifests:
             kept = [d for d in manifests if d.annotations.get(REF_NAME) != reference.tagged]
             if len(kept) == len(manifests):
-                raise ImageError(f"there is no image `{reference}`", hint="`mkroot images` lists those that there are")
+                raise unknown(str(reference), manifests)
             manifests[:] = kept
 
     def remove(self, digest: str) -> None:
         """Remove every tag of an image; its blobs go with the next `collect`."""
+        self.drop(lambda d: d.digest == digest)
+
+    def drop(self, goes: Callable[[Descriptor], bool]) -> None:
+        """Remove those rows of the index for which `goes` answers true; the blobs go with the next `collect`."""
         with self._changing() as manifests:
-            manifests[:] = [d for d in manifests if d.digest != digest]
+            manifests[:] = [d for d in manifests if not goes(d)]
 
     def collect(self, keep: Iterable[Descriptor] = ()) -> int:
         """Remove the blobs that no tagged image has, and return the bytes won. Raises ImageError, StoreError.
@@ -259,10 +297,10 @@ class ImageStore:
         """
         layout = self.layout()
         won = 0
-        with self._store.lock("images", "blobs"), self._store.lock("images", "index"):
+        with self.store.lock("images", "blobs"), self.store.lock("images", "index"):
             needed: set[str] = set()
             for descriptor in (*layout.index().manifests, *keep):
-                needed.update(_reachable(layout, descriptor))
+                needed.update(reachable(layout, descriptor))
             try:
                 for path in sorted((self.root / BLOBS).iterdir()):
                     if "sha256:" + path.name not in needed:
@@ -276,7 +314,7 @@ class ImageStore:
     def _changing(self) -> Iterator[list[Descriptor]]:
         layout = self.layout()
         try:
-            with self._store.lock("images", "index"):
+            with self.store.lock("images", "index"):
                 manifests = list(layout.index().manifests)
                 yield manifests
                 layout.write_index(sorted(manifests, key=lambda d: (d.annotations.get(REF_NAME, ""), d.digest)))
@@ -285,7 +323,7 @@ class ImageStore:
 
     def _check_there(self, descriptor: Descriptor) -> None:
         layout = self.layout()
-        for digest, size in sorted(_reachable(layout, descriptor).items()):
+        for digest, size in sorted(reachable(layout, descriptor).items()):
             path = layout.path(digest)
             if not path.exists() or path.stat().st_size != size:
                 raise ImageError("the image store lacks a blob of the image", where=str(path))
@@ -308,9 +346,13 @@ def load_image(layout: Layout, descriptor: Descriptor) -> Image:
 
 
 def platforms_of(layout: Layout, descriptor: Descriptor) -> list[Descriptor]:
-    """Return the manifests behind a descriptor: itself, or those of an index."""
+    """Return the images behind a descriptor: itself, or those of an index; raises ImageError.
+
+    What an index holds besides, such as the attestations that BuildKit puts there, is for the platform `unknown`.
+    """
     if descriptor.media_type not in INDEXES:
-        return [descriptor]
+        unknown_platform = descriptor.platform is not None and descriptor.platform.architecture == "unknown"
+        return [] if unknown_platform else [descriptor]
     return [
         c for d in decode_index(layout.read(descriptor), descriptor.digest).manifests for c in platforms_of(layout, d)
     ]
@@ -326,12 +368,12 @@ def _layers_of(layout: Layout, descriptor: Descriptor) -> tuple[dict[str, int], 
     return sizes, created
 
 
-def _reachable(layout: Layout, descriptor: Descriptor) -> dict[str, int]:
-    """Return every blob that a descriptor leads to, with its size; raises ImageError."""
+def reachable(layout: Layout, descriptor: Descriptor) -> dict[str, int]:
+    """Return the digest of every blob that a descriptor leads to, itself first, with its size; raises ImageError."""
     found = {descriptor.digest: descriptor.size}
     if descriptor.media_type in INDEXES:
         for child in decode_index(layout.read(descriptor), descriptor.digest).manifests:
-            found.update(_reachable(layout, child))
+            found.update(reachable(layout, child))
     elif descriptor.media_type in MANIFESTS:
         manifest = decode_manifest(layout.read(descriptor), descriptor.digest)
         found.update((d.digest, d.size) for d in (manifest.config, *manifest.layers))

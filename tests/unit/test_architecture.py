@@ -18,7 +18,9 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LONGEST = 425  # lines of a module; about 400 is when to split it by noun
 # Domain names that may stand in an address: examples, and those that name a format or a page, not a mirror.
 # 10.0.2.2 is the host of a machine, as its user network has it (QEMU).
-HOSTS = re.compile(r"(?:.*\.)?example|127\.0\.0\.1|10\.0\.2\.2|json-schema\.org|(?:www|schemas?)\.[a-z0-9-]+\.org|[a-z-]+\.org")
+HOSTS = re.compile(
+    r"(?:.*\.)?example|127\.0\.0\.1|10\.0\.2\.2|json-schema\.org|(?:www|schemas?)\.[a-z0-9-]+\.org|[a-z-]+\.org"
+)
 ADDRESS = re.compile(r"\b(?:https?|ftp)://(?:[^\s/@\"'`]*@)?([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)")
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mkroot.errors import MkrootError, RecipeError
@@ -16,7 +17,8 @@ from mkroot.recipe.wants import LocalPath
 from mkroot.rootfs.accounts import Accounts, login_defs
 from mkroot.rootfs.customise import Customised, customise
 from mkroot.rootfs.inputs import read_inputs
-from mkroot.rootfs.tree import Tree
+from mkroot.rootfs.tree import Tree, top_of
+from mkroot.store.layer import Layer
 from tests.unit.roots import DAY, EPOCH, changes, debian, tree_of
 
 
@@ -263,6 +265,9 @@ def test_files_trees_folders_and_links(tmp_path: Path) -> None:
         "d 0755 0:0 var",
         "d 2750 33:4 var/data",
     ]
+    # What the recipe says has types of its own; what is kept in the store has not.
+    layer, _ = top_of(before, tree, "key", "config", {})
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(layer), type=Layer) == layer
 
 
 def test_a_recipes_tree_holds_files_folders_and_links_only(tmp_path: Path) -> None:
