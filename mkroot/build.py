@@ -69,7 +69,6 @@ def build(
         raise ArtifactError("the output folder is a file", where=str(options.out), hint="name another with `-o DIR`")
     siblings: list[Descriptor] = []  # an image of several architectures is one index
     try:
-        check_built(wanted)
         store = Store(default_root(environ))
         lock = settled(store, wanted, recipe, options, environ, progress)
         return tuple(
@@ -78,12 +77,6 @@ def build(
         )
     except MkrootError as e:
         raise placed(e, recipe, options) from e.__cause__
-
-
-def check_built(recipe: Recipe) -> None:
-    """Raise ArtifactError for what the recipe asks for and mkroot does not build yet; nothing is silently ignored."""
-    if recipe.image.parent != "none":
-        raise ArtifactError("images on a parent are not built yet", where="image.from", hint="leave it out, or `none`")
 
 
 def placed(error: MkrootError, recipe: str, options: Options) -> MkrootError:

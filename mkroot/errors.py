@@ -13,6 +13,7 @@
     ├── SandboxError        this host cannot run maintainer scripts, or a script failed
     ├── ArtifactError       an output cannot be written
     ├── ImageError          an OCI image, reference or registry
+    ├── ContainerError      a container is gone, in use, or cannot be run
     ├── BootError           kernel, initramfs and boot loader do not fit together
     ├── VmError             QEMU is missing, dies, or does not fit the machine
     └── Faults              several errors of one file, reported together
@@ -116,6 +117,10 @@ class ArtifactError(MkrootError):
 
 class ImageError(MkrootError):
     """An OCI image, a reference or a registry."""
+
+
+class ContainerError(MkrootError):
+    """A container is gone, ambiguous or in use, or this host cannot run it."""
 
 
 class BootError(MkrootError):

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from mkroot import parents
 from mkroot.archive.http import Http
 from mkroot.digest import sha256
 from mkroot.errors import LockError, ResolutionError
+from mkroot.oci.store import Image, ImageStore
 from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.normal import plain
@@ -20,7 +22,9 @@ from mkroot.resolve.lock import Lock, LockedRoot, LockedSource, LockedSuite, dec
 from mkroot.resolve.resolution import Resolution, Resolved
 from mkroot.resolve.resolver import beside, resolve
 from mkroot.resolve.universe import Universe
-from mkroot.sources import Archive, Origin, look, origin, request
+from mkroot.rootfs.tree import Tree
+from mkroot.sources import Archive, Origin, look, nothing, origin, request
+from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
 
 # What of a recipe decides which packages are locked. A new motd or another output leaves the lock as it is.
@@ -45,6 +49,8 @@ def digest(recipe: Recipe) -> str:
         }
         if recipe.boot.rootfs != "own":
             kept["boot"]["rootfs"] = str(recipe.boot.rootfs)
+    if str(recipe.image.parent) != "none":
+        kept["from"] = str(recipe.image.parent)
     return sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
 
 
@@ -101,7 +107,10 @@ def write_lock(lock: Lock, path: Path) -> None:
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look at the archives gave for one architecture. parent: digest of the image that the root is."""
+    """What a look at the archives gave for one architecture.
+
+    parent: digest of the image that the root is, or stands on.
+    """
 
     origin: Origin
     archive: Archive
@@ -128,40 +137,50 @@ def find(
     before: the lock that there is, whose Releases must not be older and, with `update` (names), whose versions are kept
     but for those.
     """
-    from mkroot.parents import parent
-
-    image = parent(store, recipe, architecture)
+    image = parents.parent(store, recipe, architecture)
     http = Http(environ, tell=progress.warn)
     try:
         with progress.step("indices", None, "indices") as step:
             place = origin(recipe, architecture, mirror, environ)
-            archive = look(
-                store,
-                recipe,
-                place,
-                http=http,
-                offline=offline,
-                allow_expired=allow_expired,
-                not_before=_dates(before) if not recipe.snapshot else {},
-                environ=environ,
-                progress=progress,
-            )
+            if image is not None and not parents.installs(recipe):
+                archive = nothing(store)  # only what is in the image is worked upon
+            else:
+                archive = look(
+                    store,
+                    recipe,
+                    place,
+                    http=http,
+                    offline=offline,
+                    allow_expired=allow_expired,
+                    not_before=_dates(before) if not recipe.snapshot else {},
+                    environ=environ,
+                    progress=progress,
+                )
             step.result = f"{len(archive.suites)} suites"
     finally:
         http.close()
     with progress.step("resolve") as step:
         asked = request(recipe, architecture, archive.local)
+        if image is not None and parents.stands_on(recipe):
+            asked = parents.over(asked, recipe, _tree(store, image))
         if update is not None and before is not None and architecture in before.architectures:
             asked = msgspec.structs.replace(asked, locked=held(before.architectures[architecture], update))
         resolution = resolve(archive.universe, asked)
         files, tools = _boot_packages(recipe, architecture, archive.universe)
-        kernel = str(recipe.boot.kernel) if recipe.boot is not None and image is not None else ""
+        foreign = recipe.boot is not None and image is not None and recipe.boot.rootfs != "own"
+        kernel = str(recipe.boot.kernel) if recipe.boot is not None and foreign else ""
         extra = beside(archive.universe, asked, resolution, files, tools, kernel)
         step.result = f"{len(resolution.packages)} packages" + (f", {len(extra)} beside" if extra else "")
     for note in resolution.notes:
         progress.warn(note)
     digest = image.digest if image is not None else ""
     return Found(origin=place, archive=archive, resolution=resolution, beside=extra, parent=digest)
+
+
+def _tree(store: Store, image: Image) -> Tree:
+    from mkroot.oci.layers import image_root
+
+    return image_root(LayerStore(store), ImageStore(store), image).tree
 
 
 def _boot_packages(recipe: Recipe, architecture: str, universe: Universe) -> tuple[tuple[str, ...], tuple[str, ...]]:

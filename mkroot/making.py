@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import mkroot
-from mkroot import booting, locking, packages, records, rooting, unchanged
+from mkroot import booting, locking, packages, parents, records, rooting, unchanged
 from mkroot.archive import address
 from mkroot.archive.http import Http
 from mkroot.archive.inrelease import Policy
@@ -23,7 +23,7 @@ from mkroot.errors import LockError, MkrootError, RootfsError, SandboxError
 from mkroot.oci.build import ImageSettings
 from mkroot.oci.model import Descriptor
 from mkroot.oci.outputs import write_build
-from mkroot.oci.store import ImageStore
+from mkroot.oci.store import Image, ImageStore
 from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe, Trim
 from mkroot.recipe.normal import digest as recipe_digest
@@ -73,20 +73,28 @@ def make(
     locking.check_limits(recipe, locked)
     layers = LayerStore(store)
     size = sum(p.installed_size for p in (*locked.packages, *locked.beside)) * 1024
+    image = None
+    if locked.parent is not msgspec.UNSET:
+        image = parents.pinned(store, recipe, architecture, locked.parent)
+        size += parents.EXPANSION * sum(layer.size for layer in image.manifest.layers)
     with ExitStack() as stack:
         trees = stack.enter_context(scratch(store, identity, size))
-        rooted = _root(layers, identity, trees, recipe, locked, place, architecture, inside, options, environ, progress)
+        rooted = _root(
+            layers, identity, trees, recipe, locked, image, place, architecture, inside, options, environ, progress
+        )
         makers: dict[str, Maker] = {}
         if recipe.boot is None:
             stack.close()
         else:
             makers = booting.makers(layers, identity, trees, recipe, architecture, rooted.configured, rooted.beside)
-        assembly = rooting.assembled(layers, rooted.root, rooted.epoch, {p.name: p.source for p in locked.packages})
+        sources = {p.name: p.source for p in locked.packages}
+        by_source = recipe.image.layers.by == "source"
+        assembly = rooting.assembled(layers, rooted.root, rooted.epoch, sources, rooted.below, by_source)
         _check_size(recipe, assembly, locked)
         made = write_build(
             assembly,
             _facts(recipe, lock, locked, architecture, place, rooted.root),
-            _image(recipe, options),
+            _image(layers.store, recipe, options, rooted),
             options.out,
             recipe.outputs,
             images=ImageStore(store),
@@ -161,7 +169,8 @@ def wanted_items(store: Store, recipe: Recipe, wanted: tuple[LockedPackage, ...]
 class Rooted(msgspec.Struct, frozen=True, kw_only=True):
     """A finished root, the date of its newest package (seconds), what the user should know, and packages beside it.
 
-    configured: the root before the recipe's config and trim.
+    configured: the root before the recipe's config and trim. image: what it is made of or stands on; below: the root of
+    a parent that it stands on.
     """
 
     root: Root
@@ -169,6 +178,8 @@ class Rooted(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     notes: tuple[str, ...]
     beside: tuple[Layer, ...] = ()
+    image: Image | None = None
+    below: Root | None = None
 
 
 def _root(
@@ -177,6 +188,7 @@ def _root(
     trees: Trees,
     recipe: Recipe,
     locked: LockedRoot,
+    image: Image | None,
     place: Origin,
     architecture: str,
     inside: rooting.Inside,
@@ -194,19 +206,23 @@ def _root(
             f"maintainer scripts cannot run here: {identity.reason}",
             hint=f"{identity.hint}; `configure: static` and `configure: none` work without",
         )
-    image = None
+    newest = 0
     root = rooting.empty_root(layers, architecture)
-    if locked.parent is not msgspec.UNSET:
-        from mkroot import parents
+    if image is not None:
         from mkroot.oci.layers import image_root
 
-        image = parents.pinned(layers.store, recipe, architecture, locked.parent)
         with progress.step("image", len(image.manifest.layers), "layers") as step:
             root = msgspec.structs.replace(
                 image_root(layers, ImageStore(layers.store), image), architecture=architecture
             )
             step.result = f"{len(image.manifest.layers)} layers"
-    stages = [p.stage for p in locked.packages]
+    below = root if parents.stands_on(recipe) else None
+    if below is not None:
+        root, newest = parents.install(
+            layers, identity, trees, root, items, date, recipe, environ, options.offline, progress
+        )
+        items = []
+    stages = [p.stage for p in locked.packages] if below is None else []
     missing = packages.absent(layers.store, items, None)
     if not missing and scripts:
         todo = rooting.stages(list(zip(stages, packages.load(layers.store, items))), date, recipe)
@@ -218,7 +234,7 @@ def _root(
         layers, missing, wanted, _codecs(recipe), chown(identity), environ, options.offline, progress
     ) as supply:
         supply.first([i for i in items if i.first] if scripts else items)
-        if scripts:
+        if scripts and below is None:
             for name in ("essential", "variant", "include"):
                 upto = [i for i, s in zip(items, stages) if s in _UPTO[name]]
                 supply.wait(upto)
@@ -236,13 +252,16 @@ def _root(
             root = rooting.unscripted(layers, root, supply.layers(items), recipe.configure, date, progress)
         beside = supply.layers(extra)
     configured = root
-    epoch = date if date is not None else max([layer.date for layer in root.packages], default=0)
+    epoch = date if date is not None else max([newest, *(layer.date for layer in root.packages)])
     appliance = None
     if image is not None:
         epoch = max(epoch, parents.created(image)) if date is None else date
-        appliance = booting.appliance(layers, identity, trees, root, beside, image)
+        if below is None:
+            appliance = booting.appliance(layers, identity, trees, root, beside, image)
     root, notes = rooting.finished(layers, identity, trees, root, recipe, inside, epoch, progress, appliance)
-    return Rooted(root=root, configured=configured, epoch=epoch, notes=notes, beside=tuple(beside))
+    return Rooted(
+        root=root, configured=configured, epoch=epoch, notes=notes, beside=tuple(beside), image=image, below=below
+    )
 
 
 def _codecs(recipe: Recipe) -> tuple[str, ...]:
@@ -280,7 +299,7 @@ _UPTO = {
 def _automatic(package: LockedPackage) -> bool:
     """Tell whether apt would have marked a package as installed for others' sake only (apt-mark(8))."""
     wished = package.why.split(" ", 1)[0] in ("priority", "requested", "variant", "essential")
-    return package.stage != "essential" and not wished
+    return package.stage != "essential" and not wished and not package.upgrades
 
 
 def _inside(recipe: Recipe, locked: LockedRoot, place: Origin) -> rooting.Inside:
@@ -353,8 +372,13 @@ def _check_size(recipe: Recipe, assembly: Assembly, locked: LockedRoot) -> None:
         )
 
 
-def _image(recipe: Recipe, options: Options) -> ImageSettings:
+def _image(store: Store, recipe: Recipe, options: Options, rooted: Rooted) -> ImageSettings:
     image = recipe.image
+    parent = None
+    if rooted.image is not None and rooted.below is not None:
+        from mkroot.oci.inherit import parent_of
+
+        parent = parent_of(ImageStore(store), rooted.image, str(image.parent))
     return ImageSettings(
         by=image.layers.by,
         budget=image.layers.budget,
@@ -367,6 +391,7 @@ def _image(recipe: Recipe, options: Options) -> ImageSettings:
         workdir=str(image.workdir or ""),
         labels={str(k): str(v) for k, v in image.labels.items()},
         tags=(*map(str, image.tags), *options.tags),
+        parent=parent,
     )
 
 

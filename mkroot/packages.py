@@ -193,6 +193,27 @@ def supplied(
         http.close()
 
 
+def files(
+    store: Store, items: Sequence[Item], environ: Mapping[str, str], offline: bool, progress: Progress
+) -> list[Path]:
+    """Return the items' own files, fetched where the store has them not, each checked against its digest.
+
+    Raises MirrorError, TrustError, StoreError.
+    """
+    wanted = [
+        Wanted(name=i.shown, address=i.address, sha256=i.sha256, size=i.size) for i in items if i.address is not None
+    ]
+    http = Http(environ, tell=progress.warn)
+    try:
+        with progress.step("fetch", sum(i.size for i in items), "B") as step:
+            step.result = f"{len(items)} packages"
+            for job, _ in fetch(store, wanted, http=http, offline=offline):
+                progress.advance(job.size, job.name)
+    finally:
+        http.close()
+    return [store.path("debs", i.sha256) for i in items]
+
+
 def load(store: Store, items: Iterable[Item]) -> list[Layer]:
     """Return the layers of packages that the store has, named as the lock names them; raises StoreError."""
     layers = LayerStore(store)

@@ -26,6 +26,7 @@ from mkroot.rootfs.capture import COARSE, Event, capture
 from mkroot.rootfs.identity import SINGLE, Identity
 from mkroot.rootfs.inputs import Inputs
 from mkroot.rootfs.merge import alias_links
+from mkroot.rootfs.parts import cut
 from mkroot.rootfs.sandbox import Sandbox
 from mkroot.rootfs.scrub import scrub
 from mkroot.rootfs.stage import Root, Stage, configure, merge_stage, stage_key
@@ -83,17 +84,22 @@ def stages(packages: Sequence[tuple[str, Layer]], epoch: int | None, recipe: Rec
     (INITRD=No, /etc/kernel/postinst.d/initramfs-tools).
     """
     found = []
-    own = recipe.boot is not None and recipe.boot.initramfs != "distro"
     date = 0
     for name in ("essential", "variant", "include"):
         members = tuple(layer for stage, layer in packages if stage == name)
         if members:
             date = max([date, *(layer.date for layer in members)])
-            environment = (("INITRD", "No"),) if own and name == "include" else ()
+            environment = environment_of(recipe) if name == "include" else ()
             found.append(
                 Stage(name=name, packages=members, epoch=date if epoch is None else epoch, environment=environment)
             )
     return found
+
+
+def environment_of(recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """Return what the scripts of a recipe's own packages see beside the usual; see `stages`."""
+    own = recipe.boot is not None and recipe.boot.initramfs != "distro"
+    return (("INITRD", "No"),) if own else ()
 
 
 def known(layers: LayerStore, root: Root, todo: Sequence[Stage]) -> bool:
@@ -269,13 +275,25 @@ def _automatic(tree: Tree, packages: Sequence[tuple[str, str]]) -> dict[str, str
     path = "var/lib/apt/extended_states"
     if not packages or not tree.exists("usr/bin/apt-get"):
         return {}
-    text = "".join(f"Package: {n}\nArchitecture: {a}\nAuto-Installed: 1\n\n" for n, a in packages)
+    text = tree.read(path).decode() if tree.get(path) is not None else ""
+    text += "".join(f"Package: {n}\nArchitecture: {a}\nAuto-Installed: 1\n\n" for n, a in packages)
     return {tree.write(path, text.encode(), 0o644, 0, 0): "mkroot: apt's automatic marks"}
 
 
-def assembled(layers: LayerStore, root: Root, epoch: int, sources: Mapping[str, str]) -> Assembly:
-    """Return a finished root, ready to be written."""
-    return Assembly(root.tree, layers, epoch, sources)
+def assembled(
+    layers: LayerStore,
+    root: Root,
+    epoch: int,
+    sources: Mapping[str, str],
+    below: Root | None = None,
+    by_source: bool = False,
+) -> Assembly:
+    """Return a finished root, ready to be written. below: the root of the parent that it stands on."""
+    if below is None:
+        return Assembly(root.tree, layers, epoch, sources)
+    first = len(below.tree.layers)
+    tree = cut(layers, root.tree, first, sources) if by_source and len(root.tree.layers) > first else root.tree
+    return Assembly(tree, layers, epoch, sources, below.tree)
 
 
 def unscripted(

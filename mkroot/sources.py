@@ -131,6 +131,11 @@ def look(
     )
 
 
+def nothing(store: Store) -> Archive:
+    """Return what archives have that nobody asks."""
+    return Archive(universe=ArchiveUniverse(store, ()), suites=(), local=())
+
+
 def local_packages(store: Store, recipe: Recipe) -> list[Package]:
     """Return the stanzas of the recipe's local .debs, which are in the store then; raises PackageError."""
     packages = []

@@ -58,7 +58,7 @@ class Bench:
 
     def stream(self, path: Path, codec: str, group: Group | None = None, *, single_stream: bool = False) -> Blob:
         """Write a tar stream of the root or of a group to a new file; one that was written before is copied."""
-        whole = group is None or len(group.layers) == len(self.assembly.tree.layers)
+        whole = group is None or self.assembly.whole(group)
         key = (codec, None if whole else (group and group.layers), single_stream and codec != "none")
         if key in self._streams:
             source, blob = self._streams[key]

@@ -74,6 +74,7 @@ def _complete(root: Keys) -> None:
     """Give the defaults that depend on other keys."""
     if _text(root, "image", "from") not in (None, "none"):
         _default(root, "packages", "variant", "none")
+        _default(root, "apt", "mirror", "none")
     if (_text(root, "boot", "rootfs") or "own") != "own":
         _default(root, "packages", "variant", "none")
     if _text(root, "boot", "firmware") == "bios":

@@ -140,7 +140,8 @@ class Apt(Part, frozen=True, kw_only=True):
         AptMirror,
         doc(
             "The address that is written into an image that has apt: the mirror `used` by this build, with any "
-            "password removed; `none`; or an address.",
+            "password removed; `none`; or an address. Default `used`; on a parent image `none`, which leaves the "
+            "parent's own.",
             "https://mirror.example/ubuntu",
         ),
     ] = AptMirror("used")

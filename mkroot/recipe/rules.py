@@ -170,6 +170,10 @@ class Rules:
 
     def _image(self) -> None:
         image = self.recipe.image
+        if image.parent != "none" and self.recipe.configure != "scripts" and self.recipe.packages.include:
+            self.fault(
+                ("configure",), "on a parent its own dpkg installs packages, and runs their scripts", "leave it out"
+            )
         if image.layers.by == "single" and ("image", "layers", "budget") in self.places:
             self.fault(("image", "layers", "budget"), "a single layer needs no budget", "write `by: source`")
         if image.layers.single_stream and image.compression == "none":

@@ -30,7 +30,8 @@ class Node:
     """A package name of one architecture, with what resolution has decided about it so far.
 
     candidate: the version to install if it is installed at all; chosen: the version that is to be installed.
-    install, protected, auto: apt's mode and flags (pkgDepCache::StateCache).
+    install, protected, auto: apt's mode and flags (pkgDepCache::StateCache). there: the version that is there already,
+    which stays unless another takes its place; it is never taken away.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Node:
         "protected",
         "provisions",
         "rank",
+        "there",
         "versions",
     )
 
@@ -60,6 +62,7 @@ class Node:
         self.important = False
         self.candidate: Version | None = None
         self.chosen: Version | None = None
+        self.there: Version | None = None
         self.install = False
         self.protected = False
         self.auto = False
@@ -127,8 +130,10 @@ class Graph:
         self.nodes: dict[tuple[str, str], Node] = {}  # in the order of making
         self._groups: dict[str, list[Node]] = {}
         self._versions: dict[tuple[str, str, str, str], Version] = {}
+        self._there: dict[tuple[str, str, str], Version] = {}
         self._excluded = frozenset(request.exclude)
         self._local: dict[str, list[Package]] = {}
+        self._provided = frozenset(request.provided)
         for package in (*request.local, *request.provided):
             self._local.setdefault(package.name, []).append(package)
 
@@ -153,7 +158,12 @@ class Graph:
         if architecture not in self.architectures:
             return
         key = (package.name, architecture, package.version, package.sha256)
-        if (known := self._versions.get(key)) is not None:
+        known = self._versions.get(key)
+        if known is None and package.origin is not None:  # the archive has what is there, which tells no digest
+            known = self._there.get(key[:3])
+            if known is not None:
+                self._versions[key] = known
+        if known is not None:
             known.packages.append(package)
             node = known.node
         else:
@@ -162,6 +172,8 @@ class Graph:
             )
             version = self._versions[key] = Version(node, package)
             node.versions.append(version)
+            if package in self._provided:
+                self._there[key[:3]] = version
         node.essential = node.essential or package.essential
         node.important = node.important or package.protected or package.important
 

@@ -56,7 +56,8 @@ def wants(graph: Graph, request: Request) -> list[Want]:
     unique: dict[Version, Want] = {}
     there = {want.version.node for want in found if want.kind == "provided"}
     for want in found:
-        if want.kind == "provided" or want.fixed or want.version.node not in there:
+        named = request.upgrades and want.kind == "requested"  # apt-get takes a newer version of what it is told
+        if want.kind == "provided" or want.fixed or named or want.version.node not in there:
             unique.setdefault(want.version, want)
     return list(unique.values())
 
@@ -83,7 +84,11 @@ def _provided(graph: Graph, request: Request) -> Iterator[Want]:
     for package in request.provided:
         for version in graph.node(package.name, _architecture(request, package.architecture)).versions:
             if version.package is package:
-                yield Want(version=version, kind="provided", detail="", fixed=True)
+                if request.upgrades:
+                    version.node.there = version
+                    if version.node.candidate is None:
+                        version.node.candidate = version
+                yield Want(version=version, kind="provided", detail="", fixed=not request.upgrades or _held(version))
 
 
 def _local(graph: Graph, request: Request, package: Package) -> Want:
@@ -206,6 +211,9 @@ def attempt(graph: Graph, request: Request, wishes: list[Want]) -> bool:
         nodes = []
         for want in wishes:
             node = want.version.node
+            if want.kind == "provided" and not want.fixed:
+                node.chosen = want.version
+                continue
             if want.fixed:
                 node.candidate = want.version
             node.protected = True
@@ -219,10 +227,38 @@ def attempt(graph: Graph, request: Request, wishes: list[Want]) -> bool:
                 _switch_release(graph, marker, want.version, want.suite, set())
         for node in dict.fromkeys(nodes):
             marker.install(node, auto=True, from_user=True)
+        _upgrade_siblings(graph, marker)
         if not ProblemResolver(marker, nodes).resolve():
             return False
         marker.sweep()
     return not marker.broken_nodes() and all(w.version.node.chosen is not None for w in wishes)
+
+
+def _upgrade_siblings(graph: Graph, marker: Marker) -> None:
+    """Upgrade what is there of each source of which something is taken, as apt does since 2.6.
+
+    apt calls it APT::Get::Upgrade-By-Source-Package.
+    """
+    again = True
+    while again:
+        again = False
+        nodes = list(graph.nodes.values())
+        there = [n for n in nodes if n.there is not None]
+        moved = {source_of(n.chosen) for n in nodes if n.chosen is not None and n.chosen is not n.there}
+        for node in there:
+            new = node.candidate
+            if node.chosen is node.there and new is not None and new is not node.there and source_of(new) in moved:
+                again = marker.install(node, auto=True) or again
+
+
+def source_of(version: Version) -> tuple[str, str]:
+    """Return the source package that a version was built from, and its version."""
+    return version.package.source, version.package.source_version
+
+
+def _held(version: Version) -> bool:
+    """Tell whether dpkg's status says that the package is to stay in its version (dpkg(1), `hold`)."""
+    return version.package.fields.get("status", "").startswith("hold ")
 
 
 def _switch_release(graph: Graph, marker: Marker, version: Version, suite: str, seen: set[Version]) -> bool:

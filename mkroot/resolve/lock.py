@@ -43,7 +43,8 @@ class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     size: bytes of the .deb. installed_size: KiB. path: relative to the mirror of `origin` and `suite`.
     origin: id of the source, "" for a local .deb, whose path is the recipe's own word for it.
-    stage: "essential" | "variant" | "include" | "beside".
+    stage: "essential" | "variant" | "include" | "beside". upgrades: the version of the parent's package that it takes
+    the place of.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     component: str
     stage: str
     why: str
+    upgrades: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def key(self) -> tuple[str, str]:
@@ -166,6 +168,7 @@ def lock_package(resolved: Resolved) -> LockedPackage:
         component=index.component if index is not None else "",
         stage=resolved.stage,
         why=resolved.why.text(),
+        upgrades=resolved.upgrades or msgspec.UNSET,
     )
 
 

@@ -1,4 +1,4 @@
-"""Marking packages for installation as apt's pkgDepCache does it in a root where nothing is installed yet."""
+"""Marking packages for installation as apt's pkgDepCache does it, in an empty root or over what is there already."""
 
 from __future__ import annotations
 
@@ -36,7 +36,19 @@ class Marker:
 
     def wants(self, group: Group) -> bool:
         """Tell whether the clause is to be followed (Policy::IsImportantDep)."""
-        return group.critical or (self.recommends and group.kind == "recommends")
+        return group.critical or (self.recommends and group.kind == "recommends" and not self._declined(group))
+
+    def _declined(self, group: Group) -> bool:
+        """Tell whether the version that is there recommends the same already, and nothing of it was installed."""
+        there = group.alternatives[0].owner.node.there
+        if there is None:
+            return False
+        names = {d.target for d in group.alternatives}
+        old = [
+            g for g in self.graph.groups(there) if g.kind == group.kind and names & {d.target for d in g.alternatives}
+        ]
+        held = (v.node.there is v for g in old for d in g.alternatives for v in self.graph.solutions(d))
+        return bool(old) and not any(held)
 
     def broken(self, node: Node) -> bool:
         """Tell whether a marked package lacks something, or stands against something marked."""
@@ -52,7 +64,7 @@ class Marker:
 
     def broken_nodes(self) -> list[Node]:
         """Return all that is broken."""
-        return [n for n in self.graph.nodes.values() if n.chosen is not None and self.broken(n)]
+        return [n for n in list(self.graph.nodes.values()) if n.chosen is not None and self.broken(n)]
 
     # --- candidates
 
@@ -70,11 +82,12 @@ class Marker:
         return [v for v in unique if not (v.node.protected and not v.node.install)]
 
     def _preference(self, version: Version, target: Node) -> tuple[object, ...]:
-        """Return a key that sorts as CompareProviders does where nothing is installed."""
+        """Return a key that sorts as CompareProviders does."""
         node = version.node
         number, place = self.graph.rank(node)
         return (
             not node.protected,
+            node.there is None,
             node.group is not target.group,
             not node.essential,
             not node.important,
@@ -97,12 +110,12 @@ class Marker:
             return False
         if node.install:
             node.install = False
-            node.chosen = None
+            node.chosen = node.there
         return True
 
     def delete(self, node: Node) -> bool:
         """Take the mark away for good; False where the user asked for the node or it is essential (MarkDelete)."""
-        if not node.versions or node.protected or node.essential or node.important:
+        if not node.versions or node.protected or node.essential or node.important or node.there is not None:
             return False
         if node.chosen is None:
             return True
@@ -114,6 +127,8 @@ class Marker:
 
     def install(self, node: Node, *, auto: bool, depth: int = 0, from_user: bool = False) -> bool:
         """Mark a node, with `auto` all that it needs as well; False where that fails (MarkInstall)."""
+        if node.there is not None and node.there is node.chosen is node.candidate and not self._lacking(node):
+            return True
         if not self._may_change(node, True, from_user, depth) or node.candidate is None:
             return False
         if node.install and not node.protected and not self._lacking(node):
@@ -131,6 +146,10 @@ class Marker:
                 if fail_early:
                     return False
                 failed = True
+            if not self._upgrade_conflicts(against, depth):
+                if fail_early:
+                    return False
+                failed = True
         if not from_user:
             self._mark(node, from_user)
         if not auto:
@@ -140,7 +159,7 @@ class Marker:
         try:
             if not self._install_wanted(wanted, already, from_user, depth):
                 if fail_early:
-                    node.chosen = node.candidate = None
+                    node.chosen = node.candidate = node.there
                     node.install = False
                     return False
                 failed = True
@@ -161,7 +180,7 @@ class Marker:
                 continue
             if not any(self._possible(d) for d in group.alternatives):
                 if not node.protected:
-                    node.candidate = None
+                    node.candidate = node.there
                     node.install = False
                 return False
         return True
@@ -195,6 +214,18 @@ class Marker:
                     other.protected = True
         return not failed
 
+    def _upgrade_conflicts(self, against: Sequence[Group], depth: int) -> bool:
+        """Have what is there already and is stood against give way to its candidate, where that is not."""
+        good = True
+        for group in against:
+            versions = self.graph.solutions(group.alternatives[0])
+            for version in versions:
+                other = version.node
+                if other.there is version and other.chosen is version:
+                    free = other.candidate is not None and other.candidate not in versions
+                    good = free and self.install(other, auto=True, depth=depth + 1) and good
+        return good
+
     def _install_wanted(self, wanted: Sequence[Group], propagate: bool, from_user: bool, depth: int) -> bool:
         failed = False
         for group in wanted:
@@ -211,10 +242,14 @@ class Marker:
 
     def _protect_only_solution(self, group: Group, depth: int) -> bool:
         solutions = self.solutions(group)
+        for d in group.alternatives:  # what is there already counts, though a newer one is the candidate
+            solutions += [v for v in self.graph.solutions(d) if v.node.there is v and v.node.chosen is v]
         if len(dict.fromkeys(solutions)) != 1 or solutions[0].node.protected:
             return True
         node = solutions[0].node
         node.protected = True
+        if node.there is not None and node.there is node.chosen and not self._lacking(node):
+            return True
         return self.install(node, auto=True, depth=depth + 1)
 
     def _install_one(self, group: Group, propagate: bool, depth: int) -> bool:
@@ -237,7 +272,7 @@ class Marker:
         """Drop marked packages that nothing needs any more (DoAutomaticRemove)."""
         marked = [n for n in self.graph.nodes.values() if n.install and n.chosen is not None]
         needed: dict[Node, None] = {}
-        stack = [n for n in marked if not n.auto or n.essential or n.important]
+        stack = [n for n in marked if not n.auto or n.essential or n.important or n.there is not None]
         while stack:
             node = stack.pop()
             if node in needed:

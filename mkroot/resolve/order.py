@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mkroot.resolve.graph import Graph, Node, Version
-from mkroot.resolve.install import Want, deep
+from mkroot.resolve.install import Want, deep, source_of
 from mkroot.resolve.request import Request
 from mkroot.resolve.resolution import Link, Reason, Resolution, Resolved
 
@@ -64,17 +64,30 @@ class _Walk:
 
 def arrange(graph: Graph, request: Request, wishes: Sequence[Want], notes: Sequence[str]) -> Resolution:
     """Return the answer that the graph's chosen versions make."""
-    walk = _Walk(graph, request, frozenset(w.version for w in wishes if w.kind == "provided"))
+    there = [w.version for w in wishes if w.kind == "provided"]
+    kept = frozenset(v for v in there if v.node.chosen is v)
+    walk = _Walk(graph, request, kept)
     named = [(want, want.version.node.chosen) for want in wishes if want.kind != "provided"]
+    named = [(want, version) for want, version in named if version not in kept]
     with deep():
         for stage in dict.fromkeys(_STAGE.values()):
             for want, version in named:
                 if version is not None and _STAGE[want.kind] == stage:
                     walk.visit(version, Reason(kind=want.kind, detail=want.detail), stage)
         walk.visit_rest("include")
+        for old in there:
+            if old.node.chosen is not None and old not in kept:
+                walk.visit(old.node.chosen, _gives_way(graph, walk, old), "include")
+        walk.visit_rest("include")
     native = request.architecture
     packages = tuple(
-        Resolved(id=node_id(v.node, native), package=v.package, why=walk.why[v], stage=walk.stage[v])
+        Resolved(
+            id=node_id(v.node, native),
+            package=v.package,
+            why=walk.why[v],
+            stage=walk.stage[v],
+            upgrades=v.node.there.text if v.node.there is not None else "",
+        )
         for v in walk.order
     )
     roots = tuple(
@@ -83,3 +96,21 @@ def arrange(graph: Graph, request: Request, wishes: Sequence[Want], notes: Seque
         if version is not None
     )
     return Resolution(request=request, packages=packages, wishes=roots, links=tuple(walk.links), notes=tuple(notes))
+
+
+def _gives_way(graph: Graph, walk: _Walk, old: Version) -> Reason:
+    """Return why a version that was there could not stay: who stands against it, or what it lacks now."""
+    native = graph.request.architecture
+    for version in walk.order:
+        for group in graph.groups(version):
+            if group.negative and old in graph.solutions(group.alternatives[0]):
+                return Reason(kind=group.kind, by=node_id(version.node, native), relation=group.text())
+    for group in graph.groups(old):
+        found = [v for d in group.alternatives for v in graph.solutions(d)]
+        if group.critical and not group.negative and not any(v.node.chosen is v for v in found):
+            by = f"{node_id(old.node, native)} {old.text}"
+            return Reason(kind=group.kind, by=by, relation=group.text())
+    assert old.node.chosen is not None
+    source = source_of(old.node.chosen)
+    kin = [node_id(v.node, native) for v in walk.order if source_of(v) == source]
+    return Reason(kind="upgrade", detail=f"with {kin[0]}, of the same source" if kin else f"of {old.text}")

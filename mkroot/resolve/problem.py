@@ -1,4 +1,4 @@
-"""Repairing what marking left broken, as apt's pkgProblemResolver does it in a root where nothing is installed yet."""
+"""Repairing what marking left broken, as apt's pkgProblemResolver does it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class ProblemResolver:
         """Repair what can be repaired; tell whether nothing is broken any more."""
         nodes = self.graph.nodes
         before = {n for n in nodes.values() if n.install}
-        if any(self.marker.broken(n) for n in before):
+        self._follow_up()
+        if self.marker.broken_nodes():
             self._upgradable = set(nodes.values())
             self._score()
             order = sorted(nodes.values(), key=lambda n: -self.scores[n])
@@ -47,6 +48,15 @@ class ProblemResolver:
             if node.install and node not in before:
                 node.auto = True
         return True
+
+    def _follow_up(self) -> None:
+        """Mark the candidates of what is there already and has become broken, until nothing more follows."""
+        again = True
+        while again:
+            again = False
+            for node in self.marker.broken_nodes():
+                if node.chosen is node.there and node.candidate is not node.there:
+                    again = (self.marker.install(node, auto=False) and node.chosen is not node.there) or again
 
     # --- scores
 

@@ -89,7 +89,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     suite: the release whose packages make the variant ("" = every index).
     variant: a key of VARIANTS. include: selections as in the recipe, in its order. local: .deb files, parsed.
     provided: packages that are there already, as a parent image's dpkg status has them: they satisfy what needs them,
-    stay in their versions, and are no part of the answer.
+    stay in their versions, and are no part of the answer. upgrades: they may give way to newer versions where something
+    needs that or `include` names them; what takes their place is part of the answer.
     exclude: names that must not be installed. recommends: install recommended packages.
     pins: as in apt_preferences(5), the first that fits counts.
     prefer: pairs (a, b): in an alternative of both, `a` is taken first.
@@ -103,6 +104,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     include: tuple[str, ...] = ()
     local: tuple[Package, ...] = ()
     provided: tuple[Package, ...] = ()
+    upgrades: bool = False
     exclude: tuple[str, ...] = ()
     recommends: bool = False
     pins: tuple[Pin, ...] = ()

@@ -44,12 +44,14 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 
     id: its name, with `:architecture` where that is foreign.
     stage: "essential" | "variant" | "include": the first stage of the configuration that needs it.
+    upgrades: the version that was there already, of which it takes the place; "" for none.
     """
 
     id: str
     package: Package
     why: Reason
     stage: str
+    upgrades: str = ""
 
     @property
     def name(self) -> str:

@@ -117,11 +117,20 @@ def beside(
     Raises ResolutionError for a name that nothing answers to.
     """
     plain = msgspec.structs.replace(
-        request, variant="none", include=tuple(dict.fromkeys(names)), local=(), exclude=(), recommends=False
+        request,
+        variant="none",
+        include=tuple(dict.fromkeys(names)),
+        local=(),
+        provided=(),
+        upgrades=False,
+        exclude=(),
+        recommends=False,
     )
     found = [want.version.package for want in wants(Graph(universe, plain), plain)]
     if tools:
         there = tuple(r.package for r in resolution.packages)
+        new = {(p.name, p.architecture) for p in there}
+        there += tuple(p for p in request.provided if (p.name, p.architecture) not in new)
         over = msgspec.structs.replace(plain, include=tuple(dict.fromkeys(tools)), provided=there)
         found += [r.package for r in resolve(universe, over).packages]
     if kernel:

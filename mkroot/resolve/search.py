@@ -63,20 +63,20 @@ class Search:
             return version is fixed.version
         if node.name in self._graph.request.exclude:
             return False
-        if node.candidate is version:
+        if node.candidate is version or node.there is version:
             return True
-        return self._all and self._graph.policy.priority(version) > 0
+        return self._all and node.there is None and self._graph.policy.priority(version) > 0
 
     def fixing(self, node: Node) -> Want | None:
         """Return the wish that allows one version of a node only."""
         return self._fixed.get(node)
 
     def solutions(self, group: Group) -> list[Version]:
-        """Return what may satisfy a clause, best first: candidates in apt's order, then others from new to old."""
+        """Return what may satisfy a clause, best first: what is there, candidates as apt has them, then new to old."""
         found = [v for v in self._marker.solutions(group) if self.allowed(v)]
         for d in group.alternatives:
             found += [v for v in self._graph.solutions(d) if self.allowed(v)]
-        return list(dict.fromkeys(found))
+        return sorted(dict.fromkeys(found), key=lambda v: v.node.there is not v)
 
     def _options(self, want: Want) -> list[Version]:
         node = want.version.node

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import BinaryIO
 
 import msgspec
@@ -56,13 +57,23 @@ class Assembly:
     """A finished root: tree, contents and epoch. Everything it gives out depends on these alone.
 
     epoch: seconds; no member's mtime is later. sources: source package by the name of the binary package.
+    below: the tree of the parent that it stands on, whose layers are the first; groups hold what is above it only.
     """
 
-    def __init__(self, tree: Tree, layers: LayerStore, epoch: int, sources: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        layers: LayerStore,
+        epoch: int,
+        sources: Mapping[str, str] | None = None,
+        below: Tree | None = None,
+    ) -> None:
         self.tree = tree
         self.layers = layers
         self.epoch = epoch
         self.sources = dict(sources or {})
+        self.below = below
+        self._first = 0 if below is None else len(below.layers)
         if any(node.layer < 0 for node in tree.nodes.values()):
             raise RootfsError("a root with unsaved writes cannot be assembled")
         keep: list[set[str]] = [set() for _ in tree.layers]
@@ -118,10 +129,11 @@ class Assembly:
         last what was written.
         """
         layers = self.tree.layers
-        everything = tuple(range(len(layers)))
-        packages = tuple(n.name for n in layers if n.control)
+        everything = tuple(range(self._first, len(layers)))
+        packages = tuple(layers[i].name for i in everything if layers[i].control)
+        comment = "the whole root" if self.below is None else "what is new over the parent"
         if by == "single":
-            return [Group("root", packages, everything, "the whole root", True)]
+            return [Group("root", packages, everything, comment, True)]
         budget = 10 if budget is None else budget
         by_source: dict[str, list[int]] = {}
         for index in everything:
@@ -138,24 +150,49 @@ class Assembly:
             names = tuple(layers[i].name for i in others)
             groups.append(Group("others", names, tuple(others), f"{len(others)} other packages", False))
         if budget < 2:
-            return [Group("root", packages, everything, "the whole root", True)]
+            return [Group("root", packages, everything, comment, True)]
         tops = tuple(i for i in everything if not layers[i].control)
         return [*groups, Group("written", (), tops, "configuration", True)]
 
+    def whole(self, group: Group | None) -> bool:
+        """Tell whether a group is the whole root, with no parent below it."""
+        return group is None or (self.below is None and len(group.layers) == len(self.tree.layers))
+
     def _folders(self, group: Group | None) -> list[Entry]:
         nodes = self.tree.nodes
-        if group is None or len(group.layers) == len(self.tree.layers):
+        if group is None or self.whole(group):
             return [self._time(nodes[p].entry) for p in sorted(nodes) if nodes[p].entry.kind == DIR]
         if not group.rest:
             return self._own_folders(group.layers)
         below = tuple(i for i in range(len(self.tree.layers)) if i not in group.layers)
         shown = {e.path: e for e in self._own_folders(below)}
-        needed = {p for index in group.layers for path in self._keep[index] for p in _above(path)}
+        if self.below is not None:
+            shown = {p: n.entry for p, n in self.below.nodes.items() if n.entry.kind == DIR} | {
+                e.path: e for e in self._own_folders(tuple(i for i in below if i >= self._first))
+            }
+        marks = [e.path for e in self._whiteouts(group)]
+        needed = {p for path in chain(marks, *(self._keep[i] for i in group.layers)) for p in _above(path)}
         return [
             entry
             for p in sorted(nodes)
-            if nodes[p].entry.kind == DIR and ((entry := self._time(nodes[p].entry)) != shown.get(p) or p in needed)
+            if nodes[p].entry.kind == DIR and ((entry := self._folder_time(p)) != shown.get(p) or p in needed)
         ]
+
+    def _folder_time(self, path: str) -> Entry:
+        """Return a folder's entry; one that is the parent's keeps its time, whatever the epoch."""
+        node = self.tree.nodes[path]
+        return node.entry if node.layer < self._first else self._time(node.entry)
+
+    def _whiteouts(self, group: Group | None) -> list[Entry]:
+        """Return the marks of what the parent has and the root has not (image-spec, layer.md, \"Whiteouts\")."""
+        if self.below is None or group is None or not group.rest:
+            return []
+        nodes = self.tree.nodes
+        gone = [
+            p for p in self.below.nodes
+            if p and p not in nodes and (not parent(p) or ((up := nodes.get(parent(p))) and up.entry.kind == DIR))
+        ]  # fmt: skip
+        return [Entry(f"{parent(p)}/.wh.{p.rpartition('/')[2]}".lstrip("/"), FILE, 0o644) for p in sorted(gone)]
 
     def _own_folders(self, layers: tuple[int, ...]) -> list[Entry]:
         """Return the folders that these packages bring, the first one's word for each: nothing of other layers."""
@@ -179,7 +216,8 @@ class Assembly:
         return header(entry) + content + bytes(-len(content) % 512)
 
     def _head(self, group: Group | None) -> bytes:
-        return b"".join(header(e) for e in self._folders(group)) + self._status_part(group)
+        head = [*self._folders(group), *self._whiteouts(group)]
+        return b"".join(map(header, head)) + self._status_part(group)
 
     def _indices(self, group: Group | None) -> tuple[int, ...]:
         return tuple(range(len(self.tree.layers))) if group is None else group.layers

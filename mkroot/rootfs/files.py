@@ -68,7 +68,7 @@ def _put(recorder: Recorder, accounts: Accounts, file: File, items: tuple[Item, 
         content = file.content.encode("utf-8", "surrogateescape")
         recorder.write(path, content, 0o644 if file.mode is None else int(file.mode), uid, gid)
     elif file.link is not None:
-        recorder.link(path, file.link, uid, gid)
+        recorder.link(path, str(file.link), uid, gid)
     elif file.directory:
         _folder(recorder, path, None if file.mode is None else int(file.mode), uid, gid, given)
     elif items and items[0].kind == FILE:

@@ -95,6 +95,20 @@ def set_name(name: bytes) -> None:
     _check(_libc.prctl(ctypes.c_int(15), ctypes.c_char_p(name), *[ctypes.c_ulong(0)] * 3))  # PR_SET_NAME
 
 
+def forget_command_line() -> None:
+    """Call this process `mkroot` and nothing else: /proc/PID/cmdline would tell where mkroot lies on the host."""
+    set_name(b"mkroot")
+    try:
+        with open("/proc/self/stat", "rb") as f:
+            fields = f.read().rpartition(b") ")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end (proc(5), fields 48 and 49)
+    except (OSError, IndexError, ValueError):
+        return
+    if 0 < start < end < start + (1 << 16):
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, b"mkroot", min(6, end - start - 1))
+
+
 def sethostname(name: str) -> None:
     """Set the host name of this UTS namespace; raises OSError."""
     raw = os.fsencode(name)

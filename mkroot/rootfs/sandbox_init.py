@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` costs milliseconds more
 import _socket
-import ctypes
 import errno
 import fcntl
 import marshal
@@ -29,20 +28,6 @@ MESSAGE = 1 << 18  # bytes of a message at most
 # nodes that nothing can open, because every file system here is mounted nodev.
 _KEPT = "chown dac_override fowner fsetid kill setgid setuid setpcap setfcap mknod sys_chroot audit_write"
 KEPT_CAPABILITIES = frozenset([*_KEPT.split(), "net_bind_service"])
-
-
-def _forget_command_line() -> None:
-    """Overwrite this process's own arguments: /proc/1/cmdline would tell where mkroot lies on the host."""
-    linux.set_name(b"mkroot")
-    try:
-        with open("/proc/self/stat", "rb") as f:
-            fields = f.read().rpartition(b") ")[2].split()
-        start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end (proc(5), fields 48 and 49)
-    except (OSError, IndexError, ValueError):
-        return
-    if 0 < start < end < start + (1 << 16):
-        ctypes.memset(start, 0, end - start)
-        ctypes.memmove(start, b"mkroot", min(6, end - start - 1))
 
 
 def _default_signals() -> None:
@@ -246,7 +231,7 @@ def main() -> None:
     setup = Setup(marshal.loads(data))
     try:
         setup.make()
-        _forget_command_line()
+        linux.forget_command_line()
         _limit_resources()
         linux.limit_capabilities(KEPT_CAPABILITIES)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)

@@ -69,7 +69,14 @@ def install(*, notify: bool) -> int:
     calls = CALLS.get(os.uname().machine)
     if calls is None:
         raise OSError(38, os.strerror(38))
-    lines = program(calls, notify=notify)
+    return load(program(calls, notify=notify), _NEW_LISTENER if notify else 0)
+
+
+def load(lines: list[tuple[int, int, int, int]], flags: int = 0) -> int:
+    """Install a filter in this process and all that it starts; raises OSError, ENOSYS for an unknown architecture."""
+    calls = CALLS.get(os.uname().machine)
+    if calls is None:
+        raise OSError(38, os.strerror(38))
     array = (_Instruction * len(lines))(*(_Instruction(*line) for line in lines))
     whole = _Program(len(lines), array)
-    return linux.seccomp(calls.seccomp, _SET_MODE_FILTER, _NEW_LISTENER if notify else 0, ctypes.addressof(whole))
+    return linux.seccomp(calls.seccomp, _SET_MODE_FILTER, flags, ctypes.addressof(whole))

@@ -66,12 +66,20 @@ def read_upper(
         reader.folder(at, "")
     except OSError as e:
         raise RootfsError(f"what the scripts wrote cannot be read: {e.strerror}", where=str(upper)) from e
-    return Changes(
-        root=upper,
-        entries=tuple(sorted(reader.entries, key=lambda e: e.path.split("/"))),
-        removed=tuple(sorted(reader.removed)),
-        opaque=tuple(sorted(reader.opaque)),
-    )
+    return reader.changes(upper)
+
+
+def read_open(at: int, name: str = "", *, owners: Mapping[str, tuple[int, int]] | None = None) -> Changes:
+    """Return what the open folder `at` holds, or only its member `name` with all below; as `read_upper` does.
+
+    Contents are read through `at`, which must stay open. Raises OSError.
+    """
+    reader = _Reader(frozenset(), owners or {})
+    if name:
+        reader.member(at, name, name)
+    else:
+        reader.folder(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at), "")
+    return reader.changes(Path(f"/proc/self/fd/{at}"))
 
 
 class _Reader:
@@ -92,11 +100,21 @@ class _Reader:
             for name in names:
                 inner = f"{path}/{name}" if path else name
                 if inner not in self._ignored:
-                    self._member(fd, name, inner)
+                    self.member(fd, name, inner)
         finally:
             os.close(fd)
 
-    def _member(self, fd: int, name: str, path: str) -> None:
+    def changes(self, root: Path) -> Changes:
+        """Return what was read; contents lie below `root`."""
+        return Changes(
+            root=root,
+            entries=tuple(sorted(self.entries, key=lambda e: e.path.split("/"))),
+            removed=tuple(sorted(self.removed)),
+            opaque=tuple(sorted(self.opaque)),
+        )
+
+    def member(self, fd: int, name: str, path: str) -> None:
+        """Read one member of the folder behind `fd`, and what is below it."""
         st = os.stat(name, dir_fd=fd, follow_symlinks=False)
         kind = _KINDS.get(stat.S_IFMT(st.st_mode))
         if kind is None:

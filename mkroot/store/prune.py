@@ -7,12 +7,13 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import msgspec
 
 from mkroot.errors import StoreError
+from mkroot.store.frame import CODECS
 from mkroot.store.layer import frame_key
 from mkroot.store.store import Store
 
@@ -22,14 +23,20 @@ KINDS = {  # what each kind of entry is
     "frames": "compressed contents of layers",
     "trees": "unpacked packages, for the union",
     "joined": "digests of joined archives",
+    "made": "file systems and initramfs of earlier builds",
     "indices": "package indices and their tables",
     "releases": "signed Release files",
     "seen": "dates of the Releases that were seen; keeps older ones out",
     "built": "what went into the outputs of earlier builds",
+    "unions": "which layers an image's root has",
     "oci": "images",
+    "referrers": "what came along with images",
+    "registries": "which repository of a registry had which blob",
+    "containers": "containers, and what they wrote",
     "tmp": "unfinished work",
 }
-KEPT = ("seen", "oci", "locks")  # never pruned by age: what protects from a replayed archive, and the user's images
+# never pruned by age: what protects from a replayed archive, and the user's images and containers
+KEPT = ("seen", "oci", "containers", "locks")
 UNFINISHED = 24 * 3600  # seconds after which a folder in tmp/ is nobody's any more
 _USE = "store-in-use"
 
@@ -84,7 +91,7 @@ def items(store: Store) -> Iterator[Item]:
             folder = store.root / kind
             if kind in ("locks", "format") or not folder.is_dir():
                 continue
-            if kind in ("oci", "tmp"):
+            if kind in ("oci", "tmp", "containers"):
                 flat = folder / "blobs" / "sha256" if kind == "oci" else folder
                 if flat.is_dir():
                     yield from _entries(kind, flat)
@@ -133,15 +140,20 @@ def usage(store: Store) -> list[Usage]:
     return sorted(rows, key=lambda row: (-row.size, row.kind))
 
 
-def prune(store: Store, *, before: float, now: float, dry: bool = False) -> list[Item]:
+def prune(
+    store: Store, *, before: float, now: float, dry: bool = False, keep: Callable[[], Collection[str]] = tuple
+) -> list[Item]:
     """Remove what was last used before a time (seconds since 1970), and return it; `dry` only returns it.
 
     A layer goes with its frame and its trees, when none of them was used since: a record never stands without its
-    frame. Images stay, and so does the memory of Releases. Raises StoreError, also where a build is running.
+    frame. Images and containers stay, and so does the memory of Releases. keep: returns the keys of layers that stay
+    whenever they were used, those of containers; it is asked when nobody else is at work. Raises StoreError, also
+    where a build is running.
     """
     with _alone(store):
         groups: dict[str, list[Item]] = {}
         frames: dict[str, str] = {}
+        kept = {f"layer {key}" for key in keep()}
         everything = list(items(store))
         for item in everything:
             if item.kind == "layers":
@@ -157,13 +169,36 @@ def prune(store: Store, *, before: float, now: float, dry: bool = False) -> list
                 name = f"{item.kind} {item.key}"
             groups.setdefault(name, []).append(item)
         gone: list[Item] = []
-        for group in groups.values():
+        for name, group in groups.items():
+            if name in kept:
+                continue
             limit = now - UNFINISHED if group[0].kind == "tmp" else before
             if all(item.used < limit for item in group):
                 gone += sorted(group, key=lambda item: item.kind != "layers")  # the record first
         for item in gone if not dry else ():
             remove(item.path)
         return gone
+
+
+def forget(store: Store, keys: Collection[str]) -> int:
+    """Remove layers with their frames and trees, and return the bytes won; nothing where somebody uses the store.
+
+    What is wanted again is made again; a record goes before its frame. Raises StoreError where one cannot be removed.
+    """
+    won = 0
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_alone(store))
+        except StoreError:
+            return 0
+        kinds = [name for name in os.listdir(store.root) if name.startswith("trees-")]
+        for key in sorted(keys):
+            paths = [store.path("layers", key), *(store.path("frames", frame_key(key, codec)) for codec in CODECS)]
+            for path in (*paths, *(store.path(kind, key) for kind in kinds)):
+                if path.exists():
+                    won += _measure(path)[0]
+                    remove(path)
+    return won
 
 
 def remove(path: Path) -> None:

@@ -10,6 +10,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,7 +117,7 @@ def needs_root() -> None:
 
 
 def ordinary_user() -> str:
-    """Return an ordinary user with subordinate ids that can read the checkout, made where root may; skip otherwise."""
+    """Return an ordinary user with subordinate ids that can run mkroot, made where root may; skip otherwise."""
     name = "mkroot-test"
     needs("newuidmap", "runuser")
     needs_root()
@@ -126,7 +127,26 @@ def ordinary_user() -> str:
         subprocess.run(["useradd", "--create-home", name], check=True)
     if name not in Path("/etc/subuid").read_text():
         pytest.skip(f"{name} has no subordinate ids")
-    probe = subprocess.run(["runuser", "-u", name, "--", sys.executable, "-c", ""], cwd="/", capture_output=True)
-    if probe.returncode or subprocess.run(["runuser", "-u", name, "--", "test", "-r", ROOT / "mkroot"]).returncode:
-        pytest.skip(f"{name} cannot run this Python or read this checkout")
+    as_user(name)
     return name
+
+
+def as_user(name: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the words that run mkroot as another user, with nothing of this environment but what is handed in.
+
+    Where that user cannot run this Python, such as one in root's home, the system's of the same release takes its
+    place. Skips the test where that user cannot read this checkout either.
+    """
+    given = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": pwd.getpwnam(name).pw_dir, **(environ or {})}
+    own = [str(MKROOT)]
+    system = [f"/usr/bin/python3.{sys.version_info.minor}", "-c", "from mkroot.cli.main import entry; entry()"]
+    site = Path(sysconfig.get_path("purelib"))
+    for words, more in ((own, {}), (system, {"PYTHONPATH": f"{ROOT}:{site}"})):
+        env = [f"{k}={v}" for k, v in {**given, **more}.items()]
+        command = ["runuser", "-u", name, "--", "env", "-i", *env, *words]
+        try:
+            if subprocess.run([*command, "schema"], cwd="/", capture_output=True).returncode == 0:
+                return command
+        except OSError:
+            continue
+    pytest.skip(f"{name} cannot run this Python or read this checkout")
