@@ -319,6 +319,10 @@ class TreeWriter:
                 if self._own(entry):
                     os.fchown(fd, entry.uid, entry.gid)
                     os.fchmod(fd, entry.mode)
+                elif (
+                    entry.mode & 0o6000
+                ):  # in a user namespace, writing takes them away (should_remove_suid in fs/inode.c)
+                    os.fchmod(fd, entry.mode)
                 self._mark(fd, entry)
                 for name, value in entry.xattrs.items():
                     os.setxattr(fd, name, value)

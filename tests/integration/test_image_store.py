@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.building import (
     MKROOT,
-    ROOT,
+    as_user,
     build,
     differences,
     members,
@@ -77,13 +77,12 @@ def here(user: tuple[str, Path], base: Path) -> Run:
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "MKROOT_STORE": str(folder / "store"),
-            "PYTHONPATH": str(ROOT),
             "LC_ALL": "C.UTF-8",
             **environ,
         }
         program = [str(MKROOT), *map(str, words)]
         if name != "root":
-            program = ["runuser", "-u", name, "--", "env", *(f"{k}={v}" for k, v in settings.items()), *program]
+            program = [*as_user(name, settings), *map(str, words)]
         done = subprocess.run(program, capture_output=True, text=True, cwd=folder, env={**os.environ, **settings})
         if check:
             assert done.returncode == 0, done.stderr

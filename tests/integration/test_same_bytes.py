@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.building import MKROOT, ROOT, mkroot, ordinary_user
+from tests.integration.building import MKROOT, ROOT, as_user, mkroot, ordinary_user
 
 pytestmark = pytest.mark.archive
 RECIPE = """version: 1
@@ -81,19 +81,17 @@ def test_an_ordinary_user(first: tuple[Path, Path], kind: str, store: Path, tmp_
         recipe.write_text(RECIPE.replace("openssh-server, cron", "openssh-client, adduser"))
         mkroot("build", recipe, "-o", out, store=store)
     home = Path(f"~{user}").expanduser() / f"same-{kind}"
-    script = (
-        f"cd {home} && PATH={'/nowhere' if kind == 'single' else '/usr/bin:/bin'} MKROOT_STORE={home}/store "
-        f"{MKROOT} build same.yaml --locked -o out"
-    )
+    environ = {"PATH": "/nowhere" if kind == "single" else "/usr/bin:/bin", "MKROOT_STORE": f"{home}/store"}
+    command = [*as_user(user, environ), "build", f"{home}/same.yaml", "--locked", "-o", f"{home}/out"]
     try:
         home.mkdir()
         for name in (recipe, recipe.with_suffix(".lock")):
             (home / name.name).write_bytes(name.read_bytes())
         shutil.chown(home, user)
-        wrap = ["runuser", "-u", user, "--"]
         if kind == "single":  # without newuidmap there is one id
-            wrap = ["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /usr/bin/newuidmap && exec "$@"', "-", *wrap]
-        done = subprocess.run([*wrap, "sh", "-c", script], capture_output=True, text=True, cwd="/")
+            hide = 'mount --bind /dev/null /usr/bin/newuidmap && exec "$@"'
+            command = ["unshare", "-m", "sh", "-c", hide, "-", *command]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/")
         assert done.returncode == 0, done.stderr
         assert digests(home / "out") == digests(out)
     finally:
