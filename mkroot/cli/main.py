@@ -55,6 +55,7 @@ NOT_YET = (
     "verify", "bundle",
 )  # fmt: skip
 USAGE = "usage: mkroot COMMAND [OPTION...] [ARGUMENT...]"
+_signals: list[int] = []  # that asked for an end
 SECONDS = 1.8  # from a signal to the end, whatever still runs
 
 
@@ -87,6 +88,8 @@ def main(argv: list[str]) -> int:
     except Terminated as e:
         return 128 + e.number
     except BaseException as e:
+        if _signals:  # one that came in the middle of an import leaves it half-done: what follows is no fault
+            return 128 + _signals[0]
         from mkroot.cli.failure import tell
 
         return tell(e)
@@ -218,6 +221,7 @@ def _listen() -> None:
 
 
 def _interrupted(number: int, _: object) -> None:
+    _signals.append(number)
     import signal
     import threading
     import time

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from mkroot.container.record import RUNNING, Container, Containers
 from mkroot.errors import ContainerError, ImageError
+from mkroot.oci.inherit import BASE_DIGEST, BASE_NAME, OTHERS
 from mkroot.oci.instructions import changed
 from mkroot.oci.layerfile import WHITEOUT, LayerFile, layer_members, write_layer
 from mkroot.oci.model import (
@@ -29,7 +30,6 @@ from mkroot.rootfs.upper import Changes, read_upper
 from mkroot.tar.entry import Entry
 
 _STEP = 4 << 20
-_OTHERS = ("container", "container_config", "docker_version", "id", "parent")  # Docker's, of the container before
 
 
 class Words(Struct, frozen=True, kw_only=True):
@@ -70,7 +70,8 @@ def commit(
     config = _config(document, execution, parent, container, layer, words)
     told = images.put(encode(config), CONFIG)
     layers = (*map(oci_layer, parent.manifest.layers), *((layer.descriptor,) if layer else ()))
-    annotations = parent.manifest.annotations or UNSET
+    annotations = {k: v for k, v in parent.manifest.annotations.items() if k != BASE_NAME}
+    annotations[BASE_DIGEST] = parent.digest  # what it stands on, for rebase; the name would depend on how one ran it
     put = images.put(encode(ManifestWritten(config=told, layers=layers, annotations=annotations)), MANIFEST)
     platform = Platform(architecture=parent.config.architecture, os=parent.config.os, variant=parent.config.variant)
     return Descriptor(media_type=MANIFEST, digest=put.digest, size=put.size, platform=platform), told.digest
@@ -132,7 +133,7 @@ def _config(
     step |= {"comment": words.message} if words.message else {}
     history = document.get("history") or [{} for _ in parent.manifest.layers]
     diff_ids = [*parent.config.rootfs.diff_ids, *((layer.diff_id,) if layer else ())]
-    config = {k: v for k, v in document.items() if k not in _OTHERS}
+    config = {k: v for k, v in document.items() if k not in OTHERS}
     config |= {
         "created": created,
         "config": execution,

@@ -145,6 +145,7 @@ def test_the_parent_is_not_touched_and_the_same_tree_gives_the_same_digest(here:
     assert one == two
     after = json.loads(here("inspect", "mine:1").stdout)[0]
     assert json.loads(here("inspect", BASE).stdout)[0] == before
+    assert after["Annotations"]["org.opencontainers.image.base.digest"] == before["Digest"]
     assert after["RootFS"]["Layers"][:-1] == before["RootFS"]["Layers"]
     rows = {r["reference"]: r for r in json.loads(here("images", "--json").stdout)}
     assert rows["mine:1"]["size"] > rows[BASE]["size"] and rows[BASE]["layers"] == 1
