@@ -1,7 +1,7 @@
 """`make bench`: measures, prints the table as Markdown and keeps it in bench-out/bench.md.
 
-BENCH_RUNS: how often each (default 5). BENCH_ONLY: a comma-separated choice of debian, ubuntu, plan, start, boot.
-BENCH_WORK: where the work is done and the packages are kept (default bench-out/work).
+BENCH_RUNS: how often each (default 5). BENCH_ONLY: a comma-separated choice of debian, ubuntu, plan, boot, images and
+start. BENCH_WORK: where the work is done and the packages are kept (default bench-out/work).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mkroot.archive import config
 from mkroot.archive.mirror import mirror
-from tests.bench import boots
+from tests.bench import boots, images
 from tests.bench.measure import Contender, Failed, in_turn, run
 from tests.bench.works import DEBIAN, MKROOT, PEERS, ROOT, UBUNTU, Release, Site, cold, floors, plans, starts, warm
 
@@ -25,10 +25,10 @@ from tests.bench.works import DEBIAN, MKROOT, PEERS, ROOT, UBUNTU, Release, Site
 def main() -> int:
     """Measure everything that was asked for; 1 where a contender is missing or fails."""
     runs = int(os.environ.get("BENCH_RUNS", "5"))
-    only = os.environ.get("BENCH_ONLY", "debian,ubuntu,plan,start,boot").split(",")
+    only = os.environ.get("BENCH_ONLY", "debian,ubuntu,plan,boot,images,start").split(",")
     if os.geteuid() != 0:
         return _fail("the peers need root: run `make bench` as root")
-    needed = (*PEERS, "ar", *(boots.NEEDED if "boot" in only else ()))
+    needed = (*PEERS, "ar", *(boots.NEEDED if "boot" in only else ()), *(images.NEEDED if "images" in only else ()))
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if missing := [tool for tool in needed if not shutil.which(tool, path=path)]:
         return _fail(f"missing: {', '.join(missing)}; the packages are named in .ci/run")
@@ -103,6 +103,8 @@ def _measured(site: Site, only: list[str], runs: int) -> Iterator[str]:
         yield from _table(f"{title}: first time (goal 4 s)", first, "apt-get update and -s, first time", {})
     if "boot" in only:
         yield from _boots(site, runs)
+    if "images" in only:
+        yield from _images(site, runs)
     if "start" in only:
         site.recipe(UBUNTU, "noble-gzip")
         contenders = starts(site)
@@ -126,6 +128,30 @@ def _boots(site: Site, runs: int) -> Iterator[str]:
     yield from _table("A machine's disk.raw", contenders, contenders[1].name, {contenders[0].name: 8})
     yield boots.size_line(site)
     yield ""
+
+
+def _images(site: Site, runs: int) -> Iterator[str]:
+    _open(site)
+    print("  building the base image", flush=True)
+    with images.benched(site) as bench:
+        for title, contenders, peer, goals in (
+            ("A container, to the end of /bin/true", images.runs(bench), "podman run --rm", {"mkroot run --rm": 1}),
+            (
+                "A commit after vim was installed",
+                images.commits(bench),
+                "podman commit, not compressed",
+                {"mkroot commit, gzip": 3, "mkroot commit, not compressed": 3},
+            ),
+            ("The base to an empty registry", images.pushes(bench), "skopeo copy", {"mkroot push": 2}),
+        ):
+            for contender in contenders:
+                run(contender, site.log)
+            in_turn(contenders, runs, site.log)
+            yield from _table(title, contenders, peer, goals)
+        yield images.bump_line(bench)
+        yield ""
+        yield images.disk_line(bench)
+        yield ""
 
 
 def _build(site: Site, release: Release, goal: int, runs: int) -> Iterator[str]:
