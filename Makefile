@@ -15,10 +15,10 @@ setup-dev:
 build: setup
 	$(MKROOT) build recipes/ubuntu-min.yaml
 
-# Unit tests first, then those on real archives; a file's tests stay in one process, which shares what they prepare.
+# The long ones on real archives first, then unit tests; a file's tests stay in one process, which shares what they prepare.
 # Guests are booted last and one at a time: without KVM each takes a whole processor.
 test: setup-dev
-	$(PYTEST) -q -n 2 --dist loadfile -m "not boot" tests/unit tests/integration $(PYTESTFLAGS)
+	$(PYTEST) -q -n 2 --dist loadfile -m "not boot" tests/integration tests/unit $(PYTESTFLAGS)
 	$(PYTEST) -q -m boot tests/integration $(PYTESTFLAGS)
 
 check: setup-dev
