@@ -21,7 +21,7 @@ from mkroot.artifact.outputs import Maker
 from mkroot.digest import sha256
 from mkroot.errors import LockError, MkrootError, RootfsError, SandboxError
 from mkroot.oci.build import ImageSettings
-from mkroot.oci.model import Descriptor
+from mkroot.oci.model import Descriptor, seconds
 from mkroot.oci.outputs import write_build
 from mkroot.oci.store import Image, ImageStore
 from mkroot.progress import Progress
@@ -255,7 +255,7 @@ def _root(
     epoch = date if date is not None else max([newest, *(layer.date for layer in root.packages)])
     appliance = None
     if image is not None:
-        epoch = max(epoch, parents.created(image)) if date is None else date
+        epoch = max(epoch, seconds(image.config.created)) if date is None else date
         if below is None:
             appliance = booting.appliance(layers, identity, trees, root, beside, image)
     root, notes = rooting.finished(layers, identity, trees, root, recipe, inside, epoch, progress, appliance)

@@ -6,7 +6,6 @@ What dpkg's database of the image says is installed is what the resolver takes a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
 import msgspec
 
@@ -183,11 +182,3 @@ def install(
             layers, identity, trees, root, given, epoch, environment, note=lambda name: progress.advance(1, name)
         )
     return root, newest
-
-
-def created(image: Image) -> int:
-    """Return when an image was made, in seconds since 1970; 0 where it does not tell."""
-    try:
-        return max(0, int(datetime.fromisoformat(image.config.created).timestamp()))
-    except (ValueError, OverflowError):
-        return 0

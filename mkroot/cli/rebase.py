@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.cli.inspect import the_image
     from mkroot.cli.tag import new_name
     from mkroot.errors import UsageError
+    from mkroot.oci.model import seconds
     from mkroot.oci.rebase import former_parent, rebase
     from mkroot.oci.store import platforms_of
     from mkroot.rootfs.identity import assume
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     onto = the_image(args.onto, args.arch)[1]
     former = the_image(args.former, args.arch)[1] if args.former else former_parent(images, image)
     date = source_date(os.environ)
-    epoch = max(_seconds(image.config.created), _seconds(onto.config.created)) if date is None else date
+    epoch = max(seconds(image.config.created), seconds(onto.config.created)) if date is None else date
     size = 4 * sum(layer.size for i in (image, onto) for layer in i.manifest.layers)
     with using(images.store), images.using(), scratch(images.store, identity, size) as trees:
         outcome = rebase(images, LayerStore(images.store), identity, trees, image, former, onto, args.onto, epoch)
@@ -64,15 +65,6 @@ def run(args: argparse.Namespace) -> int:
             images.tag(outcome.image, name)
     _tell(args, str(name.tagged), former.digest, onto.digest, outcome)
     return 1 if outcome.image is None else 0
-
-
-def _seconds(created: str) -> int:
-    from datetime import datetime
-
-    try:
-        return max(0, int(datetime.fromisoformat(created).timestamp()))
-    except (ValueError, OverflowError):
-        return 0
 
 
 def _tell(args: argparse.Namespace, name: str, former: str, onto: str, outcome: Outcome) -> None:

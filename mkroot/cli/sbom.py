@@ -129,27 +129,8 @@ def _of_output(path: Path, arch: str | None) -> Bill:
 
 
 def _of_image(reference: str, arch: str | None) -> Bill:
-    from datetime import datetime
-
-    from mkroot.artifact.sbom import make_bill, os_release
     from mkroot.cli.inspect import the_image
-    from mkroot.oci.inventory import read_image
+    from mkroot.oci.bill import image_bill
 
     images, image = the_image(reference, arch)
-    inventory = read_image(images.layout(), image.descriptor)
-    release = os_release(inventory.texts)
-    try:
-        epoch = int(datetime.fromisoformat(image.config.created).timestamp())
-    except ValueError:
-        epoch = 0
-    return make_bill(
-        name=(images.references(image.digest) or (reference,))[0],
-        version=release.get("VERSION_ID", ""),
-        architecture=image.config.architecture,
-        distro=release.get("ID", "debian"),
-        suite=release.get("VERSION_CODENAME", ""),
-        epoch=epoch,
-        digest=image.digest,
-        packages=inventory.packages.values(),
-        texts=inventory.texts,
-    )
+    return image_bill(images.layout(), image, (images.references(image.digest) or (reference,))[0])

@@ -200,3 +200,12 @@ def _decode(data: bytes, kind: type[T], what: str, where: str) -> T:
 def timestamp(seconds: int) -> str:
     """Return a time as RFC 3339 has it, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(text: str) -> int:
+    """Return the seconds since 1970 of a time in RFC 3339, UTC where it names no zone; 0 for none, or no time."""
+    try:
+        found = datetime.fromisoformat(text)
+        return max(0, int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()))
+    except (ValueError, OverflowError):
+        return 0

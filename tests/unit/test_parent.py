@@ -94,7 +94,8 @@ def own(program: Program, reference: str) -> dict[str, Any]:
 
 
 def text(program: Program, reference: str, path: str) -> str:
-    assert program("export", reference, "text.tar").status == 0
+    done = program("export", reference, "text.tar")
+    assert done.status == 0, done.err
     with tarfile.open(program.folder / "text.tar") as tar:
         return tar.extractfile(path).read().decode()  # type: ignore[union-attr]
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import msgspec
 
-from mkroot.artifact.sbom import canonical, make_bill, os_release
+from mkroot.artifact.sbom import canonical
 from mkroot.artifact.spdx import write_spdx
-from mkroot.oci.inventory import read_image
+from mkroot.oci.bill import image_bill
 from mkroot.oci.layout import Layout
 from mkroot.oci.model import Descriptor
 from mkroot.oci.registry.referrers import Artifact, make_artifact
@@ -29,32 +27,10 @@ def attachments(store: Store, layout: Layout, descriptor: Descriptor, name: str)
     for child in platforms_of(layout, descriptor):
         image = load_image(layout, child)
         created = image.config.created
-        found.append(make_artifact(child, SPDX, "sbom.spdx.json", _bill(layout, image, name), created))
+        found.append(make_artifact(child, SPDX, "sbom.spdx.json", write_spdx(image_bill(layout, image, name)), created))
         if record := _record(store, image):
             found.append(make_artifact(child, RECORD, "build.json", record, created))
     return found
-
-
-def _bill(layout: Layout, image: Image, name: str) -> bytes:
-    inventory = read_image(layout, image.descriptor)
-    release = os_release(inventory.texts)
-    try:
-        epoch = int(datetime.fromisoformat(image.config.created).timestamp())
-    except ValueError:
-        epoch = 0
-    return write_spdx(
-        make_bill(
-            name=name,
-            version=release.get("VERSION_ID", ""),
-            architecture=image.config.architecture,
-            distro=release.get("ID", "debian"),
-            suite=release.get("VERSION_CODENAME", ""),
-            epoch=epoch,
-            digest=image.digest,
-            packages=inventory.packages.values(),
-            texts=inventory.texts,
-        )
-    )
 
 
 def _record(store: Store, image: Image) -> bytes | None:
