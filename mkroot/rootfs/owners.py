@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 
 from mkroot.rootfs import linux
 from mkroot.rootfs.seccomp import CALLS, Calls
-from mkroot.store.unpack import DEVICE_MARK, OWNER_MARK
+from mkroot.store import marks
 
 # include/uapi/linux/seccomp.h
 _RECEIVE, _SEND, _VALID = 0xC0502100, 0xC0182101, 0x40082102
@@ -115,17 +115,22 @@ class Owners:
             old = self.by_path.get(path, (0, 0))
             self.by_path[path] = (old[0] if uid == _KEEP else uid, old[1] if gid == _KEEP else gid)
             return
-        try:
-            old_uid, old_gid = map(int, os.getxattr(place, OWNER_MARK).split(b":"))
-        except OSError:
-            old_uid = old_gid = 0
-            if (uid, gid) == (0, 0):
-                uid, gid = _copied(call, os.readlink(place))
+        old_uid, old_gid = _marked(place) or (0, 0)
+        if (old_uid, old_gid, uid, gid) == (0, 0, 0, 0):
+            uid, gid = _copied(call, os.readlink(place))
         mark = f"{old_uid if uid == _KEEP else uid}:{old_gid if gid == _KEEP else gid}"
         if stat.S_ISREG(st.st_mode) and st.st_mode & (stat.S_ISUID | stat.S_ISGID):
             os.chmod(place, stat.S_IMODE(st.st_mode) & 0o1777)  # as chown(2) does
         if mark != "0:0" or (old_uid, old_gid) != (0, 0):
-            os.setxattr(place, OWNER_MARK, mark.encode())
+            os.setxattr(place, marks.OWNER, mark.encode())
+
+
+def _marked(place: str) -> tuple[int, int] | None:
+    """Return the owner that a file's mark names, None where it has none, or one that makes no sense."""
+    try:
+        return marks.owner(os.getxattr(place, marks.OWNER))
+    except OSError:
+        return None
 
 
 def _copied(call: _Call, path: str) -> tuple[int, int]:
@@ -134,11 +139,10 @@ def _copied(call: _Call, path: str) -> tuple[int, int]:
     passwd's tools write FILE+ and FILE-, give them the owner that stat shows of FILE, and rename. Here stat shows root.
     """
     if path.endswith(("+", "-")):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):
             fd = call.open(linux.AT_FDCWD, "/" + path[:-1].lstrip("/"), follow=False)
             try:
-                uid, gid = map(int, os.getxattr(f"/proc/self/fd/{fd}", OWNER_MARK).split(b":"))
-                return uid, gid
+                return _marked(f"/proc/self/fd/{fd}") or (0, 0)
             finally:
                 os.close(fd)
     return 0, 0
@@ -206,6 +210,6 @@ class _Call:
         try:
             kind = "c" if stat.S_ISCHR(mode) else "b"
             mark = f"{kind}:{os.major(device)}:{os.minor(device)}:{stat.S_IMODE(mode):o}"
-            os.setxattr(made, DEVICE_MARK, mark.encode())
+            os.setxattr(made, marks.DEVICE, mark.encode())
         finally:
             os.close(made)

@@ -11,7 +11,7 @@ import msgspec
 
 from mkroot.errors import RootfsError
 from mkroot.rootfs import linux
-from mkroot.store.unpack import DEVICE_MARK, OWNER_MARK
+from mkroot.store import marks
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry
 
 _OVERLAY = ("trusted.overlay.", "user.overlay.")
@@ -123,17 +123,15 @@ class _Reader:
             self.removed.append(path)
             return
         first = self._links.setdefault((st.st_dev, st.st_ino), path) if st.st_nlink > 1 and kind != DIR else path
-        xattrs, marks = self._attributes(fd, name, kind)
-        if kind == FILE and any(o + "whiteout" in marks for o in _OVERLAY):
+        xattrs, own = self._attributes(fd, name, kind)
+        if kind == FILE and any(o + "whiteout" in own for o in _OVERLAY):
             self.removed.append(path)
             return
         uid, gid = self._owners.get(path, (st.st_uid, st.st_gid))
-        if mark := marks.get(OWNER_MARK):
-            uid, gid = map(int, mark.split(b":"))
+        uid, gid = marks.owner(own.get(marks.OWNER, b"")) or (uid, gid)
         mode, device = stat.S_IMODE(st.st_mode), (os.major(st.st_rdev), os.minor(st.st_rdev))
-        if mark := marks.get(DEVICE_MARK):
-            word, *numbers = mark.decode().split(":")
-            kind, mode, device = word, int(numbers[2], 8), (int(numbers[0]), int(numbers[1]))
+        if (is_device := marks.device(own.get(marks.DEVICE, b""))) and kind == FILE:
+            kind, mode, device = is_device
         self.entries.append(
             Entry(
                 path=path,
@@ -149,21 +147,21 @@ class _Reader:
             )
         )
         if kind == DIR:
-            if any(marks.get(o + "opaque") == b"y" for o in _OVERLAY):
+            if any(own.get(o + "opaque") == b"y" for o in _OVERLAY):
                 self.opaque.append(path)
             self.folder(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd), path)
 
     @staticmethod
     def _attributes(fd: int, name: str, kind: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
         """Return the attributes that belong to the tree, and those by which overlayfs and mkroot mark files."""
+        kept: dict[str, bytes] = {}
         own: dict[str, bytes] = {}
-        marks: dict[str, bytes] = {}
         if kind not in (FILE, DIR):
-            return own, marks  # links, devices and pipes have no attributes that belong to a tree
+            return kept, own  # links, devices and pipes have no attributes that belong to a tree
         place = f"/proc/self/fd/{fd}/{name}"
         for attribute in sorted(os.listxattr(place, follow_symlinks=False)):
-            if attribute.startswith(_OVERLAY) or attribute in (OWNER_MARK, DEVICE_MARK):
-                marks[attribute] = os.getxattr(place, attribute, follow_symlinks=False)
-            elif attribute.startswith(("user.", "system.posix_acl_")) or attribute == "security.capability":
+            if attribute.startswith(_OVERLAY) or attribute in (marks.OWNER, marks.DEVICE):
                 own[attribute] = os.getxattr(place, attribute, follow_symlinks=False)
-        return own, marks
+            elif attribute.startswith(("user.", "system.posix_acl_")) or attribute == "security.capability":
+                kept[attribute] = os.getxattr(place, attribute, follow_symlinks=False)
+        return kept, own

@@ -17,6 +17,7 @@ import msgspec
 from mkroot.debian.deb import Deb, open_deb
 from mkroot.debian.deb822 import parse_stanza
 from mkroot.errors import PackageError
+from mkroot.store import marks
 from mkroot.store.frame import pieces_of, raw_pieces
 from mkroot.store.layer import FORMAT, NOW, FrameBuilder, Layer, LayerStore
 from mkroot.store.store import Store
@@ -28,8 +29,6 @@ ALIASED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32")  # top-le
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-:~")
 INFO = "var/lib/dpkg/info"
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
-OWNER_MARK = "user.mkroot.owner"  # attribute of a file whose owner this user cannot set: `uid:gid`
-DEVICE_MARK = "user.mkroot.device"  # … and of an empty file in a device's place: `kind:major:minor:mode`
 EXPANSION = 8  # the data archive may be this many times Installed-Size,
 ALLOWANCE = 64 << 20  # … and this many bytes, before it is called a bomb
 PENDING = 128 << 20  # bytes of tar stream that a worker keeps to compress later
@@ -299,7 +298,7 @@ class TreeWriter:
             if isinstance(target, str):
                 target = f"/proc/self/fd/{self._root}/{target}"
             with contextlib.suppress(OSError):  # a file system without attributes
-                os.setxattr(target, OWNER_MARK, f"{entry.uid}:{entry.gid}".encode())
+                os.setxattr(target, marks.OWNER, f"{entry.uid}:{entry.gid}".encode())
 
     def add(self, entry: Entry, content: bytes) -> None:
         """Make one member; raises OSError."""
@@ -359,7 +358,7 @@ class TreeWriter:
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=root))
                 mark = f"{entry.kind}:{entry.device[0]}:{entry.device[1]}:{entry.mode:o}"
                 with contextlib.suppress(OSError):  # a file system without attributes
-                    os.setxattr(f"/proc/self/fd/{root}/{path}", DEVICE_MARK, mark.encode())
+                    os.setxattr(f"/proc/self/fd/{root}/{path}", marks.DEVICE, mark.encode())
         if self._own(entry):
             os.chown(path, entry.uid, entry.gid, dir_fd=root, follow_symlinks=False)
             if entry.kind == DIR:
