@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mkroot.archive import config
 from mkroot.archive.mirror import mirror
-from tests.bench import boots, images
+from tests.bench import boots, images, trust
 from tests.bench.measure import Contender, Failed, in_turn, run
 from tests.bench.works import DEBIAN, MKROOT, PEERS, ROOT, UBUNTU, Release, Site, cold, floors, plans, starts, warm
 
@@ -174,6 +174,9 @@ def _build(site: Site, release: Release, goal: int, runs: int) -> Iterator[str]:
     later = {"mkroot": 12, "mkroot, image in zstd": 12, "mkroot, nothing changed": 40}
     yield from _table(f"{release.name} minbase, store known", [*second, peer], "mmdebstrap", later)
     yield from _table(f"{release.name} minbase, the floor", [*third, peer], "mmdebstrap", {})
+    for line in trust.lines(site, release, first, runs):
+        yield line
+        yield ""
 
 
 def _open(site: Site) -> None:
