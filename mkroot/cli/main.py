@@ -112,6 +112,7 @@ def _dispatch(argv: list[str]) -> int:
         _unknown(name)
     import importlib
 
+    _import_msgspec()
     from mkroot.cli.options import Parser
 
     module = importlib.import_module(f"mkroot.cli.{COMMANDS[name][0]}")
@@ -119,6 +120,19 @@ def _dispatch(argv: list[str]) -> int:
     module.add(parser.add_subparsers(dest="command", metavar="COMMAND"))
     args = parser.parse_args(argv)
     return int(args.run(args))
+
+
+def _import_msgspec() -> None:
+    """Import msgspec with the standard library's typing.
+
+    It would take typing_extensions where another library has brought it along, which doubles the time of its import.
+    """
+    if "typing_extensions" not in sys.modules:
+        sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # an import of it fails at once
+        try:
+            import msgspec  # noqa: F401
+        finally:
+            del sys.modules["typing_extensions"]
 
 
 def _unknown(name: str) -> None:
