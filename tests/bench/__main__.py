@@ -1,4 +1,4 @@
-"""`make bench`: measures, prints the table as Markdown and keeps it in bench-out/bench.md.
+"""`make bench`: measures, prints the tables as Markdown and keeps them in bench-out: bench.md, and drawn in bench.svg.
 
 BENCH_RUNS: how often each (default 5). BENCH_ONLY: a comma-separated choice of debian, ubuntu, plan, boot, images and
 start. BENCH_WORK: where the work is done and the packages are kept (default bench-out/work).
@@ -19,6 +19,7 @@ from mkroot.archive import config
 from mkroot.archive.mirror import mirror
 from tests.bench import boots, images, trust
 from tests.bench.measure import Contender, Failed, in_turn, run
+from tests.bench.picture import picture
 from tests.bench.works import DEBIAN, MKROOT, PEERS, ROOT, UBUNTU, Release, Site, cold, floors, plans, starts, warm
 
 
@@ -42,6 +43,7 @@ def main() -> int:
     text = "\n".join(table) + "\n"
     (ROOT / "bench-out").mkdir(exist_ok=True)
     (ROOT / "bench-out" / "bench.md").write_text(text)
+    (ROOT / "bench-out" / "bench.svg").write_text(picture(text))
     print(text)
     return 0
 
