@@ -12,6 +12,6 @@ def source_date(environ: Mapping[str, str]) -> int | None:
     text = environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
         return None
-    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFF:
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) > 0xFFFFFFFF:
         raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds since 1970: {text[:40]!r}")
     return int(text)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv/ with .venv/bin/mkroot, and names the system packages that are missing; as root on a host with apt it
-# installs them. `setup.sh dev` adds what tests and checks need. MKROOT_SETUP_APT=no leaves the host as it is.
+# installs them. `setup.sh dev` adds what tests and checks need, `setup.sh fuzz` the fuzzer besides. MKROOT_SETUP_APT=no
+# leaves the host as it is.
 set -eu
 cd "$(dirname "$0")/.."
 want=${1:-run}
@@ -106,7 +107,10 @@ if ! fresh "$want" && ! { [ "$want" = run ] && fresh dev; }; then
     fi
     pwd >.venv/.path
     extra=
-    [ "$want" = dev ] && extra=",dev"
+    case $want in
+    dev) extra=",dev" ;;
+    fuzz) extra=",dev,fuzz" ;;
+    esac
     say "installing mkroot and its libraries into .venv"
     pip() { .venv/bin/python -m pip install -q --disable-pip-version-check --no-input "$@"; }
     pip --only-binary lzma-mt -e ".[fast$extra]" 2>/dev/null || pip -e ".[${extra#,}]" ||

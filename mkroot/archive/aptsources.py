@@ -12,7 +12,7 @@ from mkroot.archive import keyring
 from mkroot.archive.address import Address, parse, with_credentials
 from mkroot.errors import MkrootError
 
-_OPTIONS = re.compile(r"\[([^\]]*)\]")
+_OPTIONS = re.compile(r"\[([^\[\]]*+)\]")
 _NAMED = re.compile(r"/usr/share/keyrings/[a-z]+-archive-[a-z-]+\.(gpg|pgp|asc)\Z")
 _POCKETS = ("-updates", "-security", "-backports", "-proposed", "-proposed-updates", "-debug")
 

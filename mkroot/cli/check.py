@@ -6,8 +6,12 @@ import argparse
 import json
 import re
 import sys
+from typing import TYPE_CHECKING
 
-from mkroot.errors import Faults, MkrootError, RecipeError, UsageError
+from mkroot.errors import Faults, MkrootError, RecipeError, UsageError, masked_address, printable
+
+if TYPE_CHECKING:
+    from mkroot.recipe.model import Recipe
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,7 +22,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         description="Read recipes and tell every fault that can be found without the network: in the files, "
         "in the keys, and between keys that contradict each other.",
     )
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a recipe's file; - is standard input")
+    parser.add_argument(
+        "recipes", nargs="+", metavar="RECIPE", help="a recipe's file, or a bundle; - is standard input"
+    )
     parser.add_argument(
         "-D", dest="define", action="append", default=[], metavar="NAME=VALUE", help="give a variable another value"
     )
@@ -41,6 +47,7 @@ def definitions(given: list[str]) -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     """Check the recipes; 0 where none has a fault, else 1."""
+    from mkroot.bundle.form import is_bundle
     from mkroot.recipe.load import load
 
     defines = definitions(args.define)
@@ -50,11 +57,13 @@ def run(args: argparse.Namespace) -> int:
     for path in args.recipes:
         faults: list[MkrootError] = []
         try:
-            recipe = load(path, defines)
+            recipe = _bundled(path, defines) if is_bundle(path) else load(path, defines)
             if args.arch and args.arch not in recipe.arch:
                 raise Faults([_foreign(args.arch, path, recipe.arch)])
         except Faults as e:
             faults = list(e.faults)
+        except MkrootError as e:
+            faults = [e]
         report.append((path, faults))
     if args.json:
         json.dump([_described(path, faults) for path, faults in report], sys.stdout, indent=2, sort_keys=True)
@@ -63,6 +72,16 @@ def run(args: argparse.Namespace) -> int:
         for path, faults in report:
             _tell(path, faults)
     return 1 if any(faults for _, faults in report) else 0
+
+
+def _bundled(path: str, defines: dict[str, str]) -> Recipe:
+    """Return the recipe of a bundle, which is seen to be whole; raises MkrootError."""
+    from mkroot.build import Options
+    from mkroot.cli.options import unsealed
+    from mkroot.recipe.load import load
+
+    with unsealed(path, Options(defines=defines)) as (recipe, options):
+        return load(recipe, options.defines)
 
 
 def _foreign(arch: str, path: str, known: tuple[str, ...]) -> MkrootError:
@@ -79,7 +98,7 @@ def _mirror(url: str) -> None:
     try:
         Url.parse(url)
     except Refused as e:
-        raise UsageError(f"`--mirror {url}`: {e}") from None
+        raise UsageError(f"`--mirror {masked_address(url)}`: {e}") from None
 
 
 def _described(path: str, faults: list[MkrootError]) -> dict[str, object]:
@@ -104,4 +123,4 @@ def _tell(path: str, faults: list[MkrootError]) -> None:
         return
     for fault in faults:
         print(fault, file=sys.stderr)
-    print(f"{name}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", file=sys.stderr)
+    print(f"{printable(name)}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", file=sys.stderr)

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     from mkroot.cli.images import image_store
+    from mkroot.cli.options import utf8
     from mkroot.cli.tag import new_name
     from mkroot.container.commit import Words, commit
     from mkroot.container.record import Containers
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     containers = Containers(images.store)
     container = containers.find(args.container)
     words = Words(
-        message=args.message,
-        author=args.author,
+        message=utf8(args.message, "-m"),
+        author=utf8(args.author, "-a"),
         changes=tuple(args.change),
         created=int(time.time()) if latest is None else latest,
         latest=latest,

@@ -7,7 +7,7 @@ import os
 import sys
 
 from mkroot.cli.terminal import labelled
-from mkroot.errors import Faults, MkrootError, UsageError, printable, shortened
+from mkroot.errors import Faults, MkrootError, UsageError, masked, printable, shortened
 
 WORDS = {
     errno.ENOSPC: ("the disk is full", "free some space; `mkroot cache size` tells what the store takes"),
@@ -39,7 +39,9 @@ def tell(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in WORDS:
         what, hint = WORDS[error.errno]
         if error.errno == errno.ENOENT and not error.filename:
-            return _internal(error)
+            if not _folder_gone():
+                return _internal(error)
+            what, hint = "the current folder is gone", "change to one that is there"
         where = None if error.filename is None else os.fsdecode(error.filename)
         tell_error(MkrootError(what, where=where, hint=hint))
     elif isinstance(error, MemoryError):
@@ -60,7 +62,7 @@ def tell_error(error: MkrootError) -> None:
 
 
 def _internal(error: BaseException) -> int:
-    text = shortened(printable(str(error)), 2000)
+    text = shortened(printable(masked(str(error))), 2000)
     name = type(error).__name__
     sys.stderr.write(labelled("error", f"internal error: {name}: {text}" if text else f"internal error: {name}"))
     sys.stderr.write(labelled("hint", "please report it, with what MKROOT_DEBUG=1 shows"))
@@ -72,7 +74,16 @@ def _trace(error: BaseException) -> None:
     if os.environ.get("MKROOT_DEBUG") == "1":
         import traceback
 
-        traceback.print_exception(error, file=sys.stderr)
+        sys.stderr.write(masked("".join(traceback.format_exception(error))))
+
+
+def _folder_gone() -> bool:
+    """Tell whether the current folder was removed."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def _reader_gone() -> bool:

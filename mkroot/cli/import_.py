@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     from mkroot.cli.images import image_store
     from mkroot.cli.inspect import architecture_of
+    from mkroot.cli.options import utf8
     from mkroot.cli.tag import new_name
     from mkroot.errors import UsageError
     from mkroot.oci.build import platform_of
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.arch:
         architecture_of(args.arch)
     words = Import(
-        message=args.message,
+        message=utf8(args.message, "-m"),
         changes=tuple(args.change),
         created=int(time.time()) if latest is None else latest,
         latest=latest,

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("name the archive, or send one to standard input", hint="`mkroot load FILE`")
     images = image_store()
     with spooled(images.store, sys.stdin.buffer) if file == "-" else contextlib.nullcontext(Path(file)) as path:
-        found = load(images, path)
+        found = load(images, path, "standard input" if file == "-" else "")
     if not args.quiet:
         for one in found:
             print(f"Loaded image: {one.reference}" if one.reference else f"Loaded image ID: {one.id or one.digest}")

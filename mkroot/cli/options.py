@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mkroot.errors import UsageError
@@ -27,6 +29,12 @@ class Parser(argparse.ArgumentParser):
         found, rest = super().parse_known_args(args, namespace)
         if rest:
             self._refuse(rest[0])
+        for action in self._actions:
+            given = getattr(found, action.dest, None)
+            if action.option_strings or action.nargs == argparse.REMAINDER:
+                continue
+            if "" in (given if isinstance(given, list) else [given]):  # most likely a script's variable without a value
+                self.error(f"{action.metavar} is empty")
         return found, rest
 
     def _refuse(self, word: str) -> NoReturn:
@@ -63,6 +71,15 @@ def add_recipe_options(parser: argparse.ArgumentParser, *, online: bool = True) 
         )
 
 
+def utf8(text: str, option: str) -> str:
+    """Return an option's value that goes into JSON; raises UsageError where it is no UTF-8 text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"`{option} {text}` is not UTF-8 text") from None
+    return text
+
+
 def options_of(args: argparse.Namespace, **more: Any) -> Options:
     """Return the options of a command that reads a recipe; raises UsageError."""
     from mkroot.build import Options
@@ -82,3 +99,46 @@ def options_of(args: argparse.Namespace, **more: Any) -> Options:
         allow_expired=getattr(args, "allow_expired", False),
         **more,
     )
+
+
+NO_MIRROR = "http://mirror.example"  # of a bundle whose image is told of none: nothing is fetched
+
+
+@contextmanager
+def unsealed(recipe: str, options: Options) -> Iterator[tuple[str, Options]]:
+    """Yield a recipe's path and its options; those of a bundle as long as it is open.
+
+    A bundle is built from its lock, offline, and apt in the image is told the mirror that the bundle names unless the
+    command line names one. Raises ArtifactError, UsageError.
+    """
+    from mkroot.bundle.form import is_bundle
+
+    if not is_bundle(recipe):
+        yield recipe, options
+        return
+    import os
+
+    import msgspec
+
+    from mkroot.bundle.unpack import opened
+    from mkroot.store.prune import using
+    from mkroot.store.store import Store, default_root
+
+    if options.lock == "none":
+        raise UsageError("a bundle is built from its lock", hint="leave `--no-lock` out")
+    store = Store(default_root(dict(os.environ)))
+    with using(store), opened(store, recipe, options.defines) as bundle:
+        index = bundle.index
+        written = (index.mirror, index.security) if index.mirror and options.mirror is None else None
+        yield (
+            bundle.recipe,
+            msgspec.structs.replace(
+                options,
+                lock="locked",
+                offline=True,
+                mirror=options.mirror or index.mirror or NO_MIRROR,
+                written=written,
+                defines={**index.variables, **options.defines},
+                architectures=options.architectures or index.architectures,
+            ),
+        )

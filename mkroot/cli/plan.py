@@ -8,9 +8,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mkroot.cli.options import add_recipe_options, options_of
+from mkroot.cli.options import add_recipe_options, options_of, unsealed
 
 if TYPE_CHECKING:
+    from mkroot.build import Options
     from mkroot.recipe.model import Recipe
     from mkroot.resolve.lock import LockedPackage, LockedRoot
     from mkroot.unaided import Unaided
@@ -24,7 +25,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         description="Show each package that a build would install, with its reason: what the recipe's lock has, or "
         "else what the archives have now. Nothing is built, and no lock is written.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's file; - is standard input")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's file, or a bundle; - is standard input")
     lock = parser.add_mutually_exclusive_group()
     lock.add_argument("--locked", action="store_true", help="it is an error where there is no lock, or a stale one")
     lock.add_argument("--no-lock", action="store_true", help="show what the archives have, whatever the lock says")
@@ -34,15 +35,20 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Show the plan; always 0."""
+    how = "locked" if args.locked else "none" if args.no_lock else "auto"
+    with unsealed(args.recipe, options_of(args, lock=how)) as (recipe, options):
+        return _planned(args, recipe, options)
+
+
+def _planned(args: argparse.Namespace, path: str, options: Options) -> int:
     import msgspec
 
     from mkroot.cli.locked import roots as planned
     from mkroot.cli.terminal import print_json
     from mkroot.locking import check_limits
 
-    how = "locked" if args.locked else "none" if args.no_lock else "auto"
-    recipe, roots, notes = planned(args.recipe, options_of(args, lock=how), os.environ)
-    unaided = _unaided(args, recipe, roots)
+    recipe, roots, notes = planned(path, options, os.environ)
+    unaided = _unaided(options, recipe, roots)
     packages = [p for root in roots.values() for p in (*root.packages, *root.beside)]
     installed = [p for root in roots.values() for p in root.packages]
     if args.json:
@@ -66,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _unaided(args: argparse.Namespace, recipe: Recipe, roots: Mapping[str, LockedRoot]) -> dict[str, Unaided]:
+def _unaided(options: Options, recipe: Recipe, roots: Mapping[str, LockedRoot]) -> dict[str, Unaided]:
     """Return for each architecture whether `initramfs: none` holds, where the recipe asks for that."""
     if recipe.boot is None or recipe.boot.initramfs != "none":
         return {}
@@ -75,7 +81,7 @@ def _unaided(args: argparse.Namespace, recipe: Recipe, roots: Mapping[str, Locke
     from mkroot.store.store import Store, default_root
     from mkroot.unaided import unaided
 
-    store, options = Store(default_root(os.environ)), options_of(args)
+    store = Store(default_root(os.environ))
     with using(store):
         found = {
             a: unaided(store, recipe, a, root, options, os.environ, make_progress(quiet=True))

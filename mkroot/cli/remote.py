@@ -57,7 +57,7 @@ def host_of(text: str) -> str:
         host = Reference.parse(f"{text}/x").host
     except ImageError:
         host = ""
-    if host != text:
+    if not text or host != text:
         raise UsageError(
             f"`{text}` is not a registry's host", hint="write it as `registry.example` or `127.0.0.1:5000`"
         )

@@ -31,6 +31,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Write the bill; 0, or 1 where there is nothing to tell of."""
+    from mkroot.cli.streams import target
     from mkroot.errors import ArtifactError
 
     bill = bill_of(args)
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.buffer.flush()
         return 0
     try:
-        Path(args.output).write_bytes(data)
+        with target(args.output) as f:
+            f.write(data)
     except OSError as e:
         raise ArtifactError(f"the bill cannot be written: {e.strerror}", where=args.output) from e
     return 0

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from mkroot.errors import UsageError
+from mkroot.store.replaced import replacing
 
 
 class Whole:
@@ -42,6 +41,8 @@ def target(path: str) -> Iterator[Whole]:
         yield Whole(sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
+    if not path:
+        raise UsageError("the name of the file is empty", hint="`-` is standard output")
     place = Path(path)
     if place.exists() and not stat.S_ISREG(place.stat().st_mode) and not place.is_dir():
         with open(place, "wb", buffering=0) as device:
@@ -49,16 +50,5 @@ def target(path: str) -> Iterator[Whole]:
         return
     if place.is_dir():
         raise IsADirectoryError(21, "it is a folder", path)
-    place = place.resolve()
-    fd, aside = tempfile.mkstemp(prefix=f".{place.name[:100]}.", dir=place.parent)
-    try:
-        with open(fd, "wb", buffering=0) as f:
-            yield Whole(f)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(fd, 0o666 & ~umask)
-            os.fsync(fd)
-        os.rename(aside, place)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    with replacing(place.resolve()) as f:
+        yield Whole(f)

@@ -8,10 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mkroot.errors import printable
+
 if TYPE_CHECKING:
     from mkroot.progress import Progress
 
 RED, YELLOW, BLUE, BOLD, RESET = "\x1b[31;1m", "\x1b[33;1m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
+_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}  # which JSON takes as they are, and terminals act on
 _LABELS = {"error": RED, "warning": YELLOW, "hint": BLUE, "note": BLUE}
 
 
@@ -27,6 +30,7 @@ def coloured(stream: Any) -> bool:
 
 def labelled(label: str, text: str) -> str:
     """Return a line for standard error, `label: text`, in the label's colour on a terminal."""
+    text = printable(text)  # what a mirror or a package said may be in it
     return f"{_LABELS[label]}{label}:{RESET} {text}\n" if coloured(sys.stderr) else f"{label}: {text}\n"
 
 
@@ -69,12 +73,12 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str 
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON on standard output."""
+    """Print a value as JSON on standard output; control characters in it are escaped, those beyond ASCII too."""
     import json
 
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=ascii_only)
-    sys.stdout.write("\n")
+    text = json.dumps(value, indent=2, ensure_ascii=ascii_only)
+    sys.stdout.write(text.translate(_CONTROLS) + "\n")
 
 
 def make_progress(quiet: bool = False) -> Progress:
@@ -154,7 +158,7 @@ class Bar:
     def advance(self, amount: int, item: str) -> None:
         """Count, and draw when it is time."""
         self._done += amount
-        self._item = item or self._item
+        self._item = printable(item) or self._item  # a package's own script may have said it
         now = time.monotonic()
         if now < self._next:
             return

@@ -51,10 +51,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([_described(recipe, *one) for one in results])
     if args.junit is not None:
+        from mkroot.cli.streams import target
         from mkroot.vm.junit import document
 
         suites = [(f"{recipe.name} {a} {told}", recipe.test, v) for a, v, told, _ in results]
-        Path(args.junit).write_bytes(document(suites))
+        with target(args.junit) as f:
+            f.write(document(suites))
     return 0 if all(v.passed for _, v, _, _ in results) else 1
 
 

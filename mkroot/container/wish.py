@@ -17,7 +17,7 @@ from mkroot.oci.model import Execution
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NETWORKS = ("host", "none", "private")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+_MEMORY = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 _HOSTNAME = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 )
@@ -96,11 +96,13 @@ def signal_number(text: str) -> int | None:
     """Return the number of `SIGTERM`, `TERM`, `15` or `RTMIN+3`; None where it is no signal."""
     word = text.upper().removeprefix("SIG")
     if word.isascii() and word.isdecimal():
-        return int(word) if 0 < int(word) < signal.NSIG else None
+        number = int(word[:10])
+        return number if 0 < number < signal.NSIG else None
     if (found := re.fullmatch(r"RTMIN(?:\+(\d{1,2}))?", word)) is not None:
-        return int(signal.SIGRTMIN) + int(found[1] or 0)
-    number = getattr(signal, f"SIG{word}", None) if word.isalnum() else None
-    return int(number) if number is not None else None
+        number = int(signal.SIGRTMIN) + int(found[1] or 0)
+        return number if number <= signal.SIGRTMAX else None
+    named = getattr(signal, f"SIG{word}", None) if word.isalnum() else None
+    return int(named) if named is not None else None
 
 
 def settle(

@@ -44,19 +44,23 @@ def parse_strict(text: str, where: str, error: type[MkrootError] = PackageError)
     field is given twice in a stanza, or where a name is not one (Policy 5.1).
     """
     found: list[dict[str, Field]] = []
-    current: dict[str, Field] = {}
+    current: dict[str, tuple[str, list[str], int]] = {}  # what a Field will have, the value by its lines
     last = ""
+
+    def ended() -> None:
+        if current:
+            found.append({key: Field(name, "\n".join(lines), at) for key, (name, lines, at) in current.items()})
+            current.clear()
+
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
         if not line.strip(" \t"):
-            if current:
-                found.append(current)
-            current, last = {}, ""
+            ended()
+            last = ""
         elif line[0] in " \t":
             if not last:
                 raise error("a continuation line that continues nothing", where=f"{where}:{number}")
-            field = current[last]
-            current[last] = Field(field.name, f"{field.value}\n{line}", field.line)
+            current[last][1].append(line)
         elif line[0] != "#":
             name, colon, value = line.partition(":")
             if not colon or not _NAME.fullmatch(name):
@@ -64,7 +68,6 @@ def parse_strict(text: str, where: str, error: type[MkrootError] = PackageError)
             last = name.lower()
             if last in current:
                 raise error(f"field `{name}` is given twice", where=f"{where}:{number}")
-            current[last] = Field(name, value.strip(), number)
-    if current:
-        found.append(current)
+            current[last] = (name, [value.strip()], number)
+    ended()
     return found

@@ -24,15 +24,15 @@ class Package:
 
     def __init__(self, fields: dict[str, str], origin: Index | None = None) -> None:
         """Make it of the fields by lower-case name; raises PackageError where name, version or architecture fail."""
-        try:
-            self.name = fields["package"]
-            self.version = fields["version"]
-            self.architecture = fields["architecture"]
-        except KeyError as missing:
+        self.name = fields.get("package", "")
+        self.version = fields.get("version", "")
+        self.architecture = fields.get("architecture", "")
+        if not (self.name and self.version and self.architecture):
+            missing = next(name for name in ("package", "version", "architecture") if not fields.get(name))
             raise PackageError(
-                f"a package stanza lacks the field {missing}",
-                where=fields.get("package") or (origin and f"{origin.suite}/{origin.component}") or None,
-            ) from None
+                f"a package stanza lacks the field '{missing}'",
+                where=self.name or (origin and f"{origin.suite}/{origin.component}") or None,
+            )
         self.fields = fields
         self.origin = origin
         self._relations: dict[str, tuple[Clause, ...]] = {}

@@ -10,10 +10,10 @@ import msgspec
 from mkroot.debian.version import version_key
 from mkroot.errors import PackageError
 
-_RELATION = re.compile(
-    r"\s*([A-Za-z0-9][A-Za-z0-9+._-]*)(?::([a-z0-9][a-z0-9-]*))?"
-    r"\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^\s()<>=][^\s()]*)\s*\))?"
-    r"\s*(?:\[([^\]]*)\])?((?:\s*<[^<>]*>)*)\s*"
+_RELATION = re.compile(  # blanks possessively: three runs of them side by side would be tried in every division
+    r"\s*+([A-Za-z0-9][A-Za-z0-9+._-]*+)(?::([a-z0-9][a-z0-9-]*+))?"
+    r"\s*+(?:\(\s*+(<<|<=|=|>=|>>|<|>)\s*+([^\s()<>=][^\s()]*+)\s*+\)\s*+)?"
+    r"(?:\[([^\]]*+)\]\s*+)?((?:<[^<>]*+>\s*+)*+)"
 )
 _OBSOLETE = {"<": "<=", ">": ">="}  # Policy 7.1: what the old single signs mean
 

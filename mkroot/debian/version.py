@@ -40,7 +40,7 @@ def version_key(text: str) -> Key:
     epoch, colon, rest = text.partition(":")
     number = 0
     if colon and epoch.isascii() and epoch.isdigit():
-        number = int(epoch[:20])
+        number = int(epoch.lstrip("0")[:20] or 0)
     else:
         rest = text
     upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "")
@@ -73,6 +73,8 @@ class Version:
             )
         if match[1] is None and ":" in match[2]:
             raise PackageError(f"not a version number, its epoch is no number: {text[:200]!r}")
+        if match[3] is None and "-" in match[2]:  # what follows the last hyphen is a revision, and this is none
+            raise PackageError(f"not a version number, its revision has other characters: {text[:200]!r}")
         self.text = text
         self._key = version_key(text)
 

@@ -54,7 +54,7 @@ def docker_images(members: dict[str, memoryview], where: str) -> list[DockerImag
     """
     try:
         rows = msgspec.json.decode(bytes(members["manifest.json"][:DOCUMENT_LIMIT]), type=list[_Row])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         raise ImageError(f"not what `docker save` writes: manifest.json: {e}", where=where) from None
     checked: set[str] = set()
     found = []

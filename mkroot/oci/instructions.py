@@ -37,6 +37,9 @@ def changed(config: Mapping[str, Any], instructions: Sequence[str]) -> Execution
             raise UsageError(f"`{text}` says nothing after {word}", hint=f"such as `-c '{_KNOWN[word][1]}'`")
         try:
             _KNOWN[word][0](found, rest)
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"`{text}` is not UTF-8 text, which is all that an image's config holds") from None
         except _Wrong as e:
             raise UsageError(f"`{text}`: {e}", hint=f"such as `-c '{_KNOWN[word][1]}'`") from None
         words.add(word)
@@ -49,16 +52,24 @@ class _Wrong(Exception):
     """What is wrong with an instruction."""
 
 
+def _exec(text: str) -> list[str] | None:
+    """Return the exec form: a JSON list of strings; None for any other text."""
+    try:
+        words = json.loads(text) if text.startswith("[") else None
+    except (ValueError, RecursionError):
+        return None
+    return words if isinstance(words, list) and all(isinstance(w, str) for w in words) else None
+
+
 def _command(config: Execution, text: str) -> list[str]:
-    """Return the exec form where the text is a JSON list of strings, else the shell form."""
-    if text.startswith("["):
-        try:
-            words = json.loads(text)
-        except ValueError:
-            words = None
-        if isinstance(words, list) and all(isinstance(w, str) for w in words):
-            return words
-    return [*(config.get("Shell") or ["/bin/sh", "-c"]), text]
+    """Return the exec form where the text has it, else the shell form."""
+    words = _exec(text)
+    if words is not None:
+        return words
+    shell = config.get("Shell")  # Docker's own key, which nothing has checked
+    if not isinstance(shell, list) or not shell or not all(isinstance(w, str) for w in shell):
+        shell = ["/bin/sh", "-c"]
+    return [*shell, text]
 
 
 def _cmd(config: Execution, text: str) -> None:
@@ -104,8 +115,8 @@ def _expose(config: Execution, text: str) -> None:
 
 def _volume(config: Execution, text: str) -> None:
     volumes = dict(config.get("Volumes") or {})
-    words = _command({"Shell": []}, text) if text.startswith("[") else _words(text, _variables(config))
-    for word in words:
+    words = _exec(text)
+    for word in _words(text, _variables(config)) if words is None else words:
         if not word.strip():
             raise _Wrong("a volume without a path")
         volumes[word] = {}

@@ -11,8 +11,12 @@ from pathlib import Path
 from mkroot.digest import is_sha256
 from mkroot.errors import ImageError
 from mkroot.oci.model import DOCUMENT_LIMIT, LAYOUT, Descriptor, Index, IndexWritten, decode_index, encode
+from mkroot.store.replaced import replace
 
 BLOBS = "blobs/sha256"
+MARK = "oci-layout"
+INDEX_FILE = "index.json"
+_HINT = "if this is in the store, `mkroot cache verify` finds and mends it; else pull or make the image again"
 
 
 class Layout:
@@ -30,16 +34,16 @@ class Layout:
         (root / BLOBS).mkdir(parents=True)
         for folder in (root, root / "blobs", root / BLOBS):
             folder.chmod(0o755)
-        _write(root / "oci-layout", LAYOUT)
+        _write(root / MARK, LAYOUT)
         return cls(root)
 
     @classmethod
     def open(cls, root: Path) -> Layout:
         """Open the layout at `root`; raises ImageError where there is none."""
         try:
-            marker = json.loads((root / "oci-layout").read_bytes())
+            marker = json.loads((root / MARK).read_bytes())
             version = marker.get("imageLayoutVersion") if isinstance(marker, dict) else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             version = None
         if version != "1.0.0":
             raise ImageError("not an OCI image layout of version 1.0.0", where=str(root))
@@ -82,28 +86,25 @@ class Layout:
         except OSError as e:
             raise ImageError(f"a blob of the image cannot be read: {e.strerror}", where=str(path)) from e
         if len(data) != descriptor.size or "sha256:" + hashlib.sha256(data).hexdigest() != descriptor.digest:
-            raise ImageError("a damaged blob: it does not match its digest", where=str(path))
+            raise ImageError("a damaged blob: it does not match its digest", where=str(path), hint=_HINT)
         return data
 
     def index(self) -> Index:
         """Return the layout's index; raises ImageError."""
-        path = self.root / "index.json"
+        path = self.root / INDEX_FILE
         try:
             return decode_index(path.read_bytes(), str(path))
         except FileNotFoundError:
             return Index(schema_version=2, manifests=())
+        except ImageError as e:
+            raise ImageError(e.what, where=e.where, hint=e.hint or _HINT) from e
         except OSError as e:
             raise ImageError(f"the index cannot be read: {e.strerror}", where=str(path)) from e
 
     def write_index(self, manifests: Sequence[Descriptor]) -> None:
         """Write the index, in one step where there is one already; raises OSError."""
-        aside = self.root / f".index.{os.getpid()}"
-        aside.unlink(missing_ok=True)
-        try:
-            _write(aside, encode(IndexWritten(manifests=tuple(as_written(d) for d in manifests))), sync=True)
-            os.rename(aside, self.root / "index.json")
-        finally:
-            aside.unlink(missing_ok=True)
+        index = self.root / INDEX_FILE
+        replace(index, encode(IndexWritten(manifests=tuple(as_written(d) for d in manifests))), 0o644)
 
 
 def as_written(descriptor: Descriptor) -> dict[str, object]:
@@ -116,11 +117,9 @@ def as_written(descriptor: Descriptor) -> dict[str, object]:
     return found
 
 
-def _write(path: Path, data: bytes, *, sync: bool = False) -> None:
+def _write(path: Path, data: bytes) -> None:
     with open(path, "xb", buffering=0) as f:
         os.fchmod(f.fileno(), 0o644)
         view = memoryview(data)
         while view:
             view = view[f.write(view) :]
-        if sync:
-            os.fsync(f.fileno())

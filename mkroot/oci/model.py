@@ -193,7 +193,7 @@ def decode_kind(data: bytes, where: str) -> str:
 def _decode(data: bytes, kind: type[T], what: str, where: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         raise ImageError(f"not an image {what}: {e}", where=where) from None
 
 

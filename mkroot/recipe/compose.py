@@ -91,7 +91,7 @@ class Composition:
         except (OSError, ValueError) as e:
             why = e.strerror if isinstance(e, OSError) else "not a path"
             place = str(said) if said else path or "<stdin>"
-            self.faults.append(RecipeError(f"`{path}` cannot be read: {why}", where=place))
+            self.faults.append(RecipeError(f"`{path or '-'}` cannot be read: {why}", where=place))
             self.whole = False
             return False
         self.files.append(path)

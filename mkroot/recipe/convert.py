@@ -11,11 +11,11 @@ from typing import Any
 from msgspec import inspect
 from msgspec.inspect import CustomType, DictType, Field, IntType, LiteralType, StructType, VarTupleType
 
-from mkroot.errors import RecipeError
+from mkroot.errors import RecipeError, masked_address
 from mkroot.recipe.compose import ONE_VALUE
 from mkroot.recipe.document import Items, Keys, Node, Path, Place, Scalar, kind, read_as, short, spelled
 from mkroot.recipe.model import Recipe
-from mkroot.recipe.values import Refused
+from mkroot.recipe.values import AptMirror, Refused, Url
 from mkroot.recipe.wants import LocalPath, Want
 
 
@@ -24,6 +24,7 @@ class _Bad:
 
 
 BAD = _Bad()
+MAX_FAULTS = 100  # told at once
 _STAND_IN = {"version": 1, "name": "x", "distro": "debian", "suite": "x"}  # of a recipe that lacks what it needs
 
 
@@ -84,7 +85,8 @@ class Converter:
             here = (*path, name)
             self.places[here] = entry.place
             if (field := fields.get(name)) is None:
-                self.fault(entry.place, here, "unknown key", nearest(name, list(fields)))
+                hint = nearest(name, list(fields)) if len(self.faults) < MAX_FAULTS else None  # a search of its own
+                self.fault(entry.place, here, "unknown key", hint)
             else:
                 given[field.name] = self.value(entry.node, field.type, here, entry.place)
         missing = [f.encode_name for f in info.fields if f.required and f.encode_name not in node.entries]
@@ -175,11 +177,11 @@ class Converter:
                 return cls.parse(node.text, os.path.dirname(node.place.file), self.base)
             return cls.parse(node.text)
         except Refused as e:
-            self.fault(place, path, f"{e}, not {self._said(node)}", e.hint)
+            self.fault(place, path, f"{e}, not {self._said(node, secret=issubclass(cls, (Url, AptMirror)))}", e.hint)
             return BAD
 
-    def _said(self, node: Scalar) -> str:
-        text = short(node.text)
+    def _said(self, node: Scalar, *, secret: bool = False) -> str:
+        text = short(masked_address(node.text) if secret else node.text)
         return f'"{text}"' if not node.plain or not text else f"`{text}`"
 
 

@@ -10,12 +10,10 @@ import msgspec
 
 from mkroot.errors import MESSAGE_LIMIT, Faults, RecipeError
 from mkroot.recipe.compose import Composition, Reader, read_file
-from mkroot.recipe.convert import Converter, schema
+from mkroot.recipe.convert import MAX_FAULTS, Converter, schema
 from mkroot.recipe.document import Entry, Keys, Scalar, spelled
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.rules import Rules, missing_files
-
-MAX_FAULTS = 100  # told at once
 
 
 def load(
@@ -32,6 +30,8 @@ def load(
     Raises Faults with every fault that can be found without the network, in the order of their places.
     """
     path = os.fspath(source)
+    if not path:  # an unset variable of a script, not a wish to read standard input
+        raise Faults((RecipeError("the name of the recipe is empty", hint="`-` reads standard input"),))
     path = "" if path == "-" else path
     composition = Composition(path, defines or {}, reader)
     faults = composition.faults

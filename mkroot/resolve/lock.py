@@ -113,7 +113,7 @@ def decode_lock(data: bytes, where: str) -> Lock:
         if head.version != VERSION:
             raise LockError(f"the lock has form {head.version}, this mkroot reads {VERSION}", where=where, hint=hint)
         lock = msgspec.json.decode(data, type=Lock)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, RecursionError) as e:
         raise LockError(f"not a lock: {e}", where=where, hint=hint) from None
     except UnicodeDecodeError as e:
         raise LockError(f"not a lock: {e.reason}", where=where, hint=hint) from None

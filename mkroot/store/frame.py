@@ -1,8 +1,8 @@
 """Frames: the compressed pieces of a layer's tar stream, stored once and joined into artifacts.
 
 A frame file holds compressed pieces one after the other, each a whole zstd frame (RFC 8878) or gzip member (RFC 1952),
-then a table of the pieces, then the table's length. Readers of the joined stream see one archive: both formats define
-the concatenation of frames or members as the concatenation of their contents.
+then a table of the pieces, then the table's SHA-256 and its length. Readers of the joined stream see one archive: both
+formats define the concatenation of frames or members as the concatenation of their contents.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
 
-from mkroot.errors import StoreError
+from mkroot.store.damage import DamageError
 
 SOFT = 4 << 20  # bytes of tar stream after which a piece ends at the next member
 HARD = 16 << 20  # bytes of tar stream after which a piece ends inside a member
-MAGIC = b"mkframe1"
+MAGIC = b"mkframe2"
+_UNSUMMED = b"mkframe1"  # the end mark of files that stores still have, whose table has no digest
 CODECS = {
     "zstd": "zstd-3",
     "gzip": "gzip-5",
@@ -108,49 +110,52 @@ def write_frame(path: Path, codec: str, raws: Iterator[bytes]) -> None:
             table.append(Piece(offset, len(data), len(raw), hashlib.sha256(data).hexdigest()))
             offset += len(data)
         tail = msgspec.msgpack.encode(table)
-        f.write(tail + len(tail).to_bytes(8, "little") + MAGIC)
+        f.write(tail + hashlib.sha256(tail).digest() + len(tail).to_bytes(8, "little") + MAGIC)
 
 
 def open_frame(path: Path) -> Frame:
-    """Read a frame file's table; raises StoreError where the file is missing or not whole."""
+    """Read a frame file's table; raises DamageError where the file is missing or not whole."""
     try:
         with open(path, "rb", buffering=0) as f:
             end = os.fstat(f.fileno()).st_size
             guess = min(end, 4096)
             tail = os.pread(f.fileno(), guess, end - guess)
-            if tail[-8:] != MAGIC:
+            if tail[-8:] not in (MAGIC, _UNSUMMED):
                 raise ValueError("no end mark")
+            after = 48 if tail[-8:] == MAGIC else 16  # bytes behind the table
             length = int.from_bytes(tail[-16:-8], "little")
-            if length > end - 16:
+            if length > end - after:
                 raise ValueError("a table longer than the file")
             table = (
-                tail[-16 - length : -16] if length + 16 <= guess else os.pread(f.fileno(), length, end - 16 - length)
+                tail[-after - length : -after]
+                if length + after <= guess
+                else os.pread(f.fileno(), length, end - after - length)
             )
+        if after == 48 and hashlib.sha256(table).digest() != tail[-48:-16]:
+            raise ValueError("the table does not match its digest")
         pieces = msgspec.msgpack.decode(table, type=tuple[Piece, ...])
         size = sum(p.size for p in pieces)
-        if size != end - 16 - length:
+        if size != end - after - length:
             raise ValueError("pieces that do not fill the file")
+        if any(p.offset != at for p, at in zip(pieces, accumulate((p.size for p in pieces), initial=0))):
+            raise ValueError("pieces that do not follow each other")
+        if any(p.size < 0 or p.raw < 0 for p in pieces):
+            raise ValueError("a piece of an impossible size")
     except (OSError, ValueError, msgspec.MsgspecError) as e:
-        raise StoreError(
-            f"a damaged store entry: {e}", where=str(path), hint="run `mkroot cache verify` to find and mend it"
-        ) from e
+        raise DamageError(e, path) from e
     return Frame(path=path, pieces=pieces, size=size, raw=sum(p.raw for p in pieces))
 
 
 def read_piece(frame: Frame, piece: Piece, fd: int) -> bytes:
-    """Return a piece's compressed bytes from the open file, checked against their digest; raises StoreError."""
+    """Return a piece's compressed bytes from the open file, checked against their digest; raises DamageError."""
     data = os.pread(fd, piece.size, piece.offset)
     if hashlib.sha256(data).hexdigest() != piece.sha256:
-        raise StoreError(
-            "a damaged store entry: a piece does not match its digest",
-            where=str(frame.path),
-            hint="run `mkroot cache verify` to find and mend it",
-        )
+        raise DamageError("a piece does not match its digest", frame.path)
     return data
 
 
 def raw_pieces(frame: Frame, codec: str) -> Iterator[bytes]:
-    """Yield each piece of a frame uncompressed and checked; raises StoreError."""
+    """Yield each piece of a frame uncompressed and checked; raises DamageError."""
     unpack = decompressor(codec)
     fd = os.open(frame.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -161,7 +166,7 @@ def raw_pieces(frame: Frame, codec: str) -> Iterator[bytes]:
 
 
 def read_range(frame: Frame, codec: str, offset: int, size: int) -> bytes:
-    """Return `size` bytes of the uncompressed stream from `offset` on; raises StoreError."""
+    """Return `size` bytes of the uncompressed stream from `offset` on; raises DamageError."""
     if not size:
         return b""
     unpack = decompressor(codec)

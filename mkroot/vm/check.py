@@ -106,7 +106,7 @@ def verdict(line: str, nonce: str, run: Sequence[Check]) -> Told | None:
             mounted=tuple(_mounted(_text(value["mounts"]))),
             analyze=_text(value["analyze"]).strip(),
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

@@ -37,6 +37,7 @@ def matches(fault: tuple[str, str], where: str, what: str) -> bool:
     return (where == place or where.startswith(place + ":")) and text.rstrip() in what
 
 
+@pytest.mark.counts("bad-input")
 @pytest.mark.parametrize("path", sorted(CASES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_wrong_recipe_is_refused_in_its_place(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CASES)

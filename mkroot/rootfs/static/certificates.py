@@ -29,7 +29,7 @@ HEAD = """\
 # line begins with ! is certificate filename to be deselected.
 #
 """
-PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
+PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----([^-]*+)-----END")
 SEQUENCE, SET, UTF8 = 0x30, 0x31, 0x0C
 TEXTS = {  # the ASN.1 text types that X509_NAME_hash normalises, with how they are encoded
     0x0C: "utf-8", 0x13: "latin-1", 0x14: "latin-1", 0x16: "latin-1", 0x1A: "latin-1",

@@ -25,7 +25,7 @@ def read_library(data: bytes) -> Library | None:
     """Return what a shared object says of itself, or None where `data` is none or is damaged."""
     try:
         return _read(data)
-    except (struct.error, ValueError, IndexError):
+    except (struct.error, ValueError, IndexError, OverflowError):
         return None
 
 
