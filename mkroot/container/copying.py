@@ -20,12 +20,14 @@ from mkroot.oci.layerfile import layer_members
 from mkroot.rootfs import linux
 from mkroot.rootfs.upper import Changes, read_open
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry, parent
+from mkroot.tar.footing import DEPTH
 from mkroot.tar.read import entries
 from mkroot.tar.stream import Corrupt, Stream
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _STEP = 1 << 20
 _LINKS = 40
+_MARKS = ("trusted.overlay.", "user.overlay.", "user.mkroot.")  # what unions and mkroot say of files by attributes
 
 
 class Side(Struct, frozen=True, kw_only=True):
@@ -172,6 +174,7 @@ def extract(chunks: Iterable[bytes], into: int, *, owners: bool = False) -> None
         for entry, _ in entries(stream, pax=True):
             if not entry.path:
                 continue
+            _check(entry)
             up, _, name = entry.path.rpartition("/")
             at = _above(into, up)
             try:
@@ -182,6 +185,8 @@ def extract(chunks: Iterable[bytes], into: int, *, owners: bool = False) -> None
                     folders.append((entry, name))
             except OSError as e:
                 raise ContainerError(f"`{entry.path}` cannot be written: {(e.strerror or str(e)).lower()}") from e
+            except ValueError as e:  # a NUL in a link's target
+                raise ContainerError(f"`{entry.path}` cannot be written: {e}") from None
             finally:
                 os.close(at)
     except Corrupt as e:
@@ -194,6 +199,16 @@ def extract(chunks: Iterable[bytes], into: int, *, owners: bool = False) -> None
             os.close(at)
 
 
+def _check(entry: Entry) -> None:
+    """Raise ContainerError for what would mean something else in the layer that a container writes to."""
+    if entry.kind in (CHAR, BLOCK) and entry.device == (0, 0):
+        raise ContainerError(f"`{entry.path}` is device 0:0, which a union reads as a removal")
+    if any(attribute.startswith(_MARKS) or "\0" in attribute for attribute in entry.xattrs):
+        raise ContainerError(f"`{entry.path}` has an attribute by which a union marks its own files")
+    if entry.path.count("/") >= DEPTH:
+        raise ContainerError(f"`{entry.path[:200]}` lies more than {DEPTH} folders deep")
+
+
 def _above(into: int, path: str) -> int:
     """Return a descriptor of a folder below `into`, made with those above it where an archive does not name them."""
     try:
@@ -203,9 +218,11 @@ def _above(into: int, path: str) -> int:
         at = _above(into, up)
         try:
             os.mkdir(name, 0o755, dir_fd=at)
+            return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=at)
+        except OSError as e:
+            raise ContainerError(f"`{path}` cannot be written to: {(e.strerror or str(e)).lower()}") from e
         finally:
             os.close(at)
-        return linux.open_beneath(into, path, _FOLDER)
     except OSError as e:
         raise ContainerError(f"`{path}` cannot be written to: {(e.strerror or str(e)).lower()}") from e
 
@@ -252,7 +269,11 @@ def _dress(at: int, name: str, entry: Entry, owners: bool) -> None:
     if owners:
         os.chown(name, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
     if entry.kind != SYMLINK:
-        os.chmod(name, entry.mode, dir_fd=at)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)  # a container that runs may put a link
+        try:
+            os.chmod(f"/proc/self/fd/{fd}", entry.mode)
+        finally:
+            os.close(fd)
     for attribute, value in entry.xattrs.items():
         with contextlib.suppress(OSError):  # what this user, or that file system, may not have
             os.setxattr(f"/proc/self/fd/{at}/{name}", attribute, value, follow_symlinks=False)

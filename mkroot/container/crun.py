@@ -11,10 +11,10 @@ import os
 import select
 
 from mkroot.container.console import SOCKET
-from mkroot.container.filter import DENIED
-from mkroot.container.setup import loopback_up
 from mkroot.container.signals import default_signals
 from mkroot.rootfs import linux
+from mkroot.rootfs.filter import DENIED
+from mkroot.rootfs.kernelfs import NODES, loopback_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # neither is imported while it runs
@@ -26,6 +26,8 @@ _NAME = "container"
 _NODEV = 'PATH=/bin:/usr/bin; cat >/dev/null; exec mount -o remount,bind,nodev "$0"'  # a hook reads what crun tells it
 _QUIET = ["nosuid", "noexec", "nodev"]
 _NAMESPACES = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW flags
+
+_HARMLESS = (3, 17)  # bits of a personality: Linux32, UNAME26
 
 
 def process(request: dict[str, Any], capabilities: Sequence[str]) -> dict[str, Any]:
@@ -81,11 +83,15 @@ def _mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
 
     sysfs = mount("/sys", "sysfs", "sysfs", *_QUIET, "ro")
     if config["namespaced"] and not config["network"]:
-        sysfs = mount("/sys", "bind", "/sys", "rbind", *_QUIET, "ro")  # the network is not this namespace's own
+        # The network is not this namespace's own. `rro`: the control groups lie in mounts below it.
+        sysfs = mount("/sys", "bind", "/sys", "rbind", *_QUIET, "rro")
     found = [
         mount("/proc", "proc", "proc", *_QUIET),
         sysfs,
-        mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        mount("/dev", "tmpfs", "tmpfs", "nosuid", "nodev", "strictatime", "mode=755", "size=65536k"),
+        # Bound before crun would make them: a node that it made could not be opened on a file system without devices,
+        # and one without that bound would open whatever the container makes there, the host's disks too.
+        *(mount(f"/dev/{name}", "bind", f"/dev/{name}", "bind", "nosuid", "noexec") for name in NODES),
         mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
         mount("/dev/shm", "tmpfs", "shm", *_QUIET, "mode=1777", "size=65536k"),
         mount("/dev/mqueue", "mqueue", "mqueue", *_QUIET),
@@ -98,7 +104,7 @@ def _mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _seccomp() -> dict[str, Any]:
-    """Return `mkroot.container.filter` in the specification's words; personality(2) alone is not looked at."""
+    """Return `mkroot.rootfs.filter` in the specification's words."""
     refuse, bits = "SCMP_ACT_ERRNO", "SCMP_CMP_MASKED_EQ"
     rules: list[dict[str, Any]] = [
         {"names": sorted(DENIED), "action": refuse, "errnoRet": 1},
@@ -110,9 +116,12 @@ def _seccomp() -> dict[str, Any]:
             "args": [{"index": 0, "value": 40, "op": "SCMP_CMP_EQ"}],
         },
     ]
-    for flag in _NAMESPACES:
-        argument = {"index": 0, "value": flag, "valueTwo": flag, "op": bits}
-        rules.append({"names": ["clone"], "action": refuse, "errnoRet": 1, "args": [argument]})
+    looked_at = [("clone", flag, flag) for flag in _NAMESPACES]
+    # A bit that no harmless personality has, and not bit 31, which the question for the present one has (0xFFFFFFFF).
+    looked_at += [("personality", 1 << bit | 1 << 31, 1 << bit) for bit in range(31) if bit not in _HARMLESS]
+    for name, mask, value in looked_at:
+        argument = {"index": 0, "value": mask, "valueTwo": value, "op": bits}
+        rules.append({"names": [name], "action": refuse, "errnoRet": 1, "args": [argument]})
     machines = {"x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "aarch64": ["SCMP_ARCH_AARCH64"]}
     return {
         "defaultAction": "SCMP_ACT_ALLOW",
@@ -196,12 +205,19 @@ class Crun:
         os.execve(words[0], words, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR": "/tmp"})
 
     @staticmethod
-    def pid(number: int) -> int:
+    def started(number: int) -> int:
+        """Return the number of a command's process, or 0 while crun has not written it down."""
+        try:
+            with open(f"pid{number}", encoding="ascii") as f:
+                return int(f.read())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    @classmethod
+    def pid(cls, number: int) -> int:
         """Return the number of a command's process; raises OSError where crun does not tell it in a second."""
         for _ in range(50):
-            try:
-                with open(f"pid{number}", encoding="ascii") as f:
-                    return int(f.read())
-            except (FileNotFoundError, ValueError):
-                select.poll().poll(20)  # the command may be running before crun has written it down
+            if found := cls.started(number):
+                return found
+            select.poll().poll(20)  # the command may be running before crun has written it down
         raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))

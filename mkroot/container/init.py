@@ -25,12 +25,12 @@ import os
 import select
 import termios
 
-from mkroot.container import crun, filter
+from mkroot.container import crun
 from mkroot.container.console import CrunTerminal, Terminal
 from mkroot.container.setup import Setup
 from mkroot.container.signals import default_signals
 from mkroot.container.wire import Wire
-from mkroot.rootfs import linux, seccomp
+from mkroot.rootfs import filter, linux, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # Descriptors given: the listening socket, a pipe that ends with mkroot, the connection to it.
 LISTEN, ALIVE, FIRST = 3, 4, 5
+
+_MOMENT = 20  # milliseconds
 
 # What Docker leaves to a container.
 _KEPT = "chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service net_raw sys_chroot mknod"
@@ -113,6 +115,9 @@ class Server:
         self._wires: dict[int, Wire] = {first.fileno(): first}
         self._commands: dict[int, _Command] = {}  # by connection
         self._count = 0
+        self._unwatched = 0  # the number of the main command that crun is about to start
+        self._main = -1  # a descriptor that tells when it has ended
+        self._ending = False
         self._listener = _socket.socket(fileno=LISTEN)
         self._wake, wake = os.pipe()
         os.set_blocking(wake, False)
@@ -126,9 +131,12 @@ class Server:
     def serve(self) -> None:
         """Serve; what still runs when it returns is killed by the kernel with this process."""
         while True:
-            for fd, _ in self._poll.poll():
+            for fd, _ in self._poll.poll(_MOMENT if self._unwatched or self._ending else None):
                 if fd == ALIVE:
                     return
+                if fd == self._main:
+                    self._poll.unregister(fd)
+                    self._ending = True
                 if fd == LISTEN:
                     self._accept()
                 elif fd == self._wake:
@@ -137,6 +145,29 @@ class Server:
                         return
                 elif fd in self._wires and not self._message(self._wires[fd]):
                     return
+            if self._unwatched and self._crun is not None and (pid := self._crun.started(self._unwatched)):
+                self._watch(pid)
+            if self._ending:  # more than once, for some may be starting others
+                self._end_others()
+
+    def _watch(self, pid: int) -> None:
+        """See to it that a main command's end is the container's: crun itself waits for all that it leaves running."""
+        self._unwatched = 0
+        try:
+            self._main = linux.pidfd_open(pid)
+            self._poll.register(self._main, select.POLLIN)
+        except OSError as e:
+            self._ending = e.errno == errno.ESRCH  # else a kernel before 5.3
+
+    def _end_others(self) -> None:
+        """Kill everything but the crun that tells how the main command ended."""
+        command = self._commands.get(self._first.fileno())
+        spared = {1, command.pid if command is not None else 1}
+        for pid in {int(name) for name in os.listdir("/proc") if name.isdigit()} - spared:
+            try:
+                os.kill(pid, _signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def _accept(self) -> None:
         try:
@@ -217,6 +248,8 @@ class Server:
                 os._exit(127)
         os.close(write)
         self._commands[wire.fileno()] = _Command(wire, pid, report, self._count)
+        if main and self._crun is not None:
+            self._unwatched = self._count
         if terminal is not None:
             master = terminal.wait(pid)
             self._answer(wire, ("terminal",), (master,))
@@ -265,6 +298,7 @@ def main() -> None:
     """Make the container as the first message says, answer whether it stands, and serve."""
     for fd in (LISTEN, ALIVE, FIRST):
         os.set_inheritable(fd, False)
+    linux.close_from(FIRST + 1)  # what mkroot itself was given, such as by a shell's `9<file`
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     os.umask(0)
     first = Wire(_socket.socket(fileno=FIRST))

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from mkroot.errors import ContainerError, StoreError
+from mkroot.store.replaced import replace
 from mkroot.store.store import Store
 
 FOLDER = "containers"
@@ -189,12 +190,14 @@ class Containers:
                 self._check_name(container.name)
                 aside = self._store.root / "tmp" / f"container.{container.id[:16]}"
                 try:
+                    # For its user alone: a set-user-id program made in there as root would be the host's root's.
+                    aside.mkdir(mode=0o700)
                     for name in ("upper", "work"):
                         (aside / name).mkdir(parents=True)
                         os.chmod(aside / name, 0o755)
                     for name in ("log", "lock"):
                         os.close(os.open(aside / name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-                    _write(aside / "container.json", container)
+                    replace(aside / "container.json", _encoded(container), 0o600)
                     os.rename(aside, self.root / container.id)
                 finally:
                     shutil.rmtree(aside, ignore_errors=True)
@@ -212,15 +215,10 @@ class Containers:
     def save(self, container: Container) -> None:
         """Replace a container's record; raises StoreError. The caller holds `lock`, or is its only user."""
         path = self.root / container.id / "container.json"
-        aside = path.with_name(f".container.{os.getpid()}")
         try:
-            _write(aside, container)
-            os.rename(aside, path)
+            replace(path, _encoded(container), 0o600)
         except OSError as e:
             raise StoreError(f"the record of a container cannot be written: {e.strerror}", where=str(path)) from e
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
 
     def remove(self, container: Container) -> None:
         """Remove a container with all that it wrote; raises StoreError. The caller holds `lock`.
@@ -267,6 +265,11 @@ class Containers:
             os.close(fd)
 
 
+def check(folder: Path) -> None:
+    """Raise ValueError where the record in a container's folder cannot be read; OSError."""
+    msgspec.json.decode((folder / "container.json").read_bytes(), type=Container)
+
+
 def is_id(text: str) -> bool:
     """Tell whether a text is a container's whole id."""
     return len(text) == DIGITS and not text.strip("0123456789abcdef")
@@ -287,11 +290,5 @@ def started(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def _write(path: Path, container: Container) -> None:
-    data = msgspec.json.format(msgspec.json.encode(container), indent=2) + b"\n"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _encoded(container: Container) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(container), indent=2) + b"\n"

@@ -5,34 +5,16 @@ Quick parts of the standard library only: see `mkroot.container.init`.
 
 from __future__ import annotations
 
-import _socket
 import errno
-import fcntl
 import os
 
-from mkroot.rootfs import linux
+from mkroot.rootfs import kernelfs, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 _STAGING = ".mkroot"  # in the container's /dev, while it is made
-_NODES = ("null", "zero", "full", "random", "urandom", "tty")
-_LINKS = (
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
-    ("ptmx", "pts/ptmx"),
-)
-# What tells of the host or changes it without any capability: the paths that Docker masks and makes read-only.
-HIDDEN = (
-    "proc/asound", "proc/acpi", "proc/interrupts", "proc/kcore", "proc/keys", "proc/latency_stats", "proc/sched_debug",
-    "proc/scsi", "proc/timer_list", "proc/timer_stats", "sys/devices/virtual/powercap", "sys/firmware",
-)  # fmt: skip
-READ_ONLY = ("proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger")
-_QUIET = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 
 
 class Setup:
@@ -46,6 +28,7 @@ class Setup:
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
         self.limits: list[str] = []
+        self._sysfs = True
         self._at = -1
 
     def make(self) -> None:
@@ -69,7 +52,7 @@ class Setup:
         self._files()
         self._volumes()  # last, for one may take the place of a file above
         os.fchdir(self._at)
-        self._mask()
+        kernelfs.mask("dev/null", sysfs=self._sysfs)
         os.fchdir(self._at)
         linux.pivot_root(".", ".")
         linux.umount(".", linux.MNT_DETACH)
@@ -79,7 +62,7 @@ class Setup:
         if config["read_only"]:
             linux.mount_setattr("/", linux.MOUNT_ATTR_RDONLY)
         if config["network"]:
-            loopback_up()
+            kernelfs.loopback_up()
 
     def _enter(self, path: str) -> None:
         """Go into a folder of the root, following no link."""
@@ -95,7 +78,7 @@ class Setup:
 
     def _proc(self) -> None:
         try:
-            self._cover("proc", "proc", _QUIET)
+            self._cover("proc", "proc", kernelfs.QUIET)
         except PermissionError:
             # A container whose /proc has covered parts gives no fresh one (mount_too_revealing in fs/namespace.c).
             self._enter("proc")
@@ -104,7 +87,7 @@ class Setup:
 
     def _sys(self) -> None:
         try:
-            self._cover("sys", "sysfs", _QUIET | linux.MS_RDONLY)
+            self._cover("sys", "sysfs", kernelfs.QUIET | linux.MS_RDONLY)
             return
         except PermissionError:
             pass  # the network is not this user namespace's own: the host's /sys is shown
@@ -114,32 +97,18 @@ class Setup:
             self._enter("sys")
             linux.mount_setattr(".", linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID, recursive=True)
         except OSError:
+            self._sysfs = False
             self.limits.append("/sys is empty, for this host gives none")
 
     def _dev(self) -> None:
         self._cover("dev", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=64m")
-        for name in _NODES:
-            # Bound, not made: it works in a user namespace, and the tmpfs can stay nodev.
-            os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-            try:
-                linux.mount("/dev/" + name, name, None, linux.MS_BIND)
-            except OSError:
-                os.unlink(name)
-                self.limits.append(f"the host has no /dev/{name} to show")
-        for name, target in _LINKS:
-            os.symlink(target, name)
-        for name in ("pts", "shm", "mqueue"):
+        kernelfs.fill_dev(self.limits)
+        os.symlink("/proc/kcore", "core")
+        for name in ("shm", "mqueue"):
             os.mkdir(name, 0o755)
-        for options in ("newinstance,ptmxmode=0666,mode=620,gid=5", "newinstance,ptmxmode=0666,mode=620"):
-            try:
-                linux.mount("devpts", "pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, options)
-                break
-            except OSError as e:
-                if e.errno != errno.EINVAL:  # gid 5 does not exist where there is one id only
-                    raise
-        linux.mount("shm", "shm", "tmpfs", _QUIET, "mode=1777,size=64m")
+        linux.mount("shm", "shm", "tmpfs", kernelfs.QUIET, "mode=1777,size=64m")
         try:
-            linux.mount("mqueue", "mqueue", "mqueue", _QUIET)
+            linux.mount("mqueue", "mqueue", "mqueue", kernelfs.QUIET)
         except OSError:
             self.limits.append("/dev/mqueue is empty, for this host gives none")
 
@@ -173,29 +142,9 @@ class Setup:
         linux.umount(_STAGING, linux.MNT_DETACH)  # the file system stays for as long as its files are shown
         os.rmdir(_STAGING)
 
-    def _mask(self) -> None:
-        for path in READ_ONLY:
-            if os.path.lexists(path):
-                linux.mount(path, path, None, linux.MS_BIND | linux.MS_REC)
-                linux.mount_setattr(path, linux.MOUNT_ATTR_RDONLY)
-        for path in HIDDEN:
-            if os.path.isdir(path):
-                linux.mount("tmpfs", path, "tmpfs", _QUIET | linux.MS_RDONLY, "size=0k")
-            elif os.path.lexists(path):
-                linux.mount("dev/null", path, None, linux.MS_BIND)
-
     def _workdir(self, path: str) -> None:
         """Make the folder in which the command starts, where the image has none."""
         try:
             os.makedirs(path, 0o755, exist_ok=True)
         except FileExistsError as e:
             raise OSError(errno.ENOTDIR, "the working directory is not a folder", path) from e
-
-
-def loopback_up() -> None:
-    """Bring the loopback device of this network namespace up; raises OSError."""
-    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    try:
-        fcntl.ioctl(sock.fileno(), 0x8914, b"lo".ljust(16, b"\0") + b"\x49\0".ljust(24, b"\0"))  # SIOCSIFFLAGS, UP …
-    finally:
-        sock.close()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import stat
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,20 +16,17 @@ from mkroot.container import crun, init, network, union
 from mkroot.container.memory import MemoryLimit
 from mkroot.container.record import EXITED, RUNNING, Container, Containers, Process, started
 from mkroot.container.session import PASSED, Ended, Request, Session
-from mkroot.container.setup import HIDDEN, READ_ONLY
 from mkroot.container.user import User, find_user
 from mkroot.container.view import View
 from mkroot.container.wire import Wire
 from mkroot.container.wish import Volume, parse_volume
 from mkroot.errors import ContainerError
-from mkroot.rootfs import linux
+from mkroot.rootfs import firstprocess
 from mkroot.rootfs.identity import SINGLE, Identity
+from mkroot.rootfs.kernelfs import HIDDEN, HIDDEN_SYS, READ_ONLY
 from mkroot.rootfs.owners import Owners
 from mkroot.rootfs.union import unmount
 from mkroot.store.store import Store
-
-# Argument: the folder that holds the package `mkroot`. Not on the path by itself, for -I takes nothing from outside.
-_BOOT = "import sys; sys.path.append(sys.argv[1]); from mkroot.container.init import main; main()"
 
 
 class Supervisor:
@@ -132,7 +126,7 @@ class Supervisor:
         """Add the OCI bundle to process 1's configuration."""
         at = folder / "bundle"
         at.mkdir(exist_ok=True)
-        more = {"hidden": HIDDEN, "fixed": READ_ONLY, "namespaced": self._identity.namespaced}
+        more = {"hidden": (*HIDDEN, *HIDDEN_SYS), "fixed": READ_ONLY, "namespaced": self._identity.namespaced}
         config["folder"] = str(at)
         config["bundle"] = crun.bundle({**config, **more})
         # crun makes no folder to start in; this path has no links.
@@ -166,7 +160,9 @@ class Supervisor:
         self._stack.callback(os.close, held)
         with theirs, _listen(folder) as listener:
             try:
-                self._pid = _process_one([listener.fileno(), alive, theirs.fileno()])
+                self._pid = firstprocess.start(init.__name__, [listener.fileno(), alive, theirs.fileno()])
+            except OSError as e:
+                raise ContainerError(f"a container cannot be started: {e.strerror}") from e
             finally:
                 os.close(alive)
         if limit is not None:
@@ -273,43 +269,3 @@ def _listen(folder: Path) -> socket.socket:
         os.umask(before)
         os.close(at)
     return listener
-
-
-def _process_one(given: list[int]) -> int:
-    """Start process 1 of a new PID namespace with these descriptors; return its number. Raises ContainerError.
-
-    A thread of its own leaves the PID namespace for its children and starts one: no fork of mkroot is needed.
-    """
-    faults: list[OSError] = []
-    pids: list[int] = []
-
-    def spawn() -> None:
-        high: list[int] = []
-        try:
-            linux.unshare(linux.CLONE_NEWPID)
-            high += [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in given]
-            actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in (0, 1, 2)]
-            targets = (init.LISTEN, init.ALIVE, init.FIRST)
-            actions += [(os.POSIX_SPAWN_DUP2, fd, n) for fd, n in zip(high, targets, strict=True)]
-            pids.append(
-                os.posix_spawn(
-                    sys.executable,
-                    [sys.executable, "-I", "-S", "-B", "-c", _BOOT, str(Path(__file__).parents[2])],
-                    {},
-                    file_actions=actions,
-                    setsid=True,
-                    setsigmask=(),
-                )
-            )
-        except OSError as e:
-            faults.append(e)
-        finally:
-            for fd in high:
-                os.close(fd)
-
-    thread = threading.Thread(target=spawn)
-    thread.start()
-    thread.join()
-    if faults:
-        raise ContainerError(f"a container cannot be started: {faults[0].strerror}") from faults[0]
-    return pids[0]

@@ -18,6 +18,7 @@ from mkroot.errors import ContainerError
 from mkroot.oci.store import Image, ImageStore
 from mkroot.rootfs.identity import Identity
 from mkroot.rootfs.union import Union, mount_union
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
 
@@ -44,8 +45,8 @@ def layer_keys(store: Store, images: ImageStore, image: Image, identity: Identit
     """
     trees = trees_of(store, identity)
     key = hashlib.sha256(f"union {FORMAT} {image.digest}".encode()).hexdigest()
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        keys = msgspec.json.decode(store.path("unions", key).read_bytes(), type=tuple[str, ...])
+    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+        keys = msgspec.json.decode(opened(store.path("unions", key).read_bytes()), type=tuple[str, ...])
         if keys and all(trees.has(k) for k in keys):
             _touch(store, keys)
             return keys
@@ -60,13 +61,14 @@ def layer_keys(store: Store, images: ImageStore, image: Image, identity: Identit
             top_tree(layers, layer, identity, trees, root.tree)
     keys = tuple(layer.key for layer in root.tops)
     with store.writing("unions", key) as aside:
-        aside.write_bytes(msgspec.json.encode(keys))
+        aside.write_bytes(sealed(msgspec.json.encode(keys)))
+        store.path("unions", key).unlink(missing_ok=True)  # a damaged one would stay
     return keys
 
 
 def trees_of(store: Store, identity: Identity) -> Trees:
     """Return where the layers' trees of an identity are."""
-    return Trees(store.root / f"trees-{identity.tag}")
+    return Trees(store.root / f"trees-{identity.tag}", aside=store.root / "tmp")
 
 
 def _touch(store: Store, keys: Sequence[str]) -> None:

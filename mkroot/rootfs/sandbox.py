@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import marshal
 import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +17,7 @@ from types import TracebackType
 import msgspec
 
 from mkroot.errors import SandboxError
-from mkroot.rootfs import linux, sandbox_init
+from mkroot.rootfs import firstprocess, linux, sandbox_init
 from mkroot.rootfs.identity import SINGLE, Identity
 from mkroot.rootfs.owners import Owners
 from mkroot.rootfs.streams import Collector, StatusCallback, Streams
@@ -87,7 +85,8 @@ class Sandbox:
 
     In it: a minimal /dev, a fresh /proc without what tells of the host, no /sys (it is the host's; what a script made
     of it would differ from host to host), the root's own /run and /tmp. No terminal, no host path, environment or
-    descriptor. Capabilities are cut down to what scripts need; no file system but the nodes of /dev opens devices.
+    descriptor. Capabilities are cut down to what scripts need, system calls to those of `mkroot.rootfs.filter`; no file
+    system but the nodes of /dev opens devices.
     `no_new_privs` is not set, for postinst scripts use su. Services are not started: policy-rc.d forbids it, and
     start-stop-daemon does nothing.
 
@@ -173,55 +172,18 @@ class Sandbox:
         return dict(self._owners.by_path) if self._owners is not None else {}
 
     def _spawn(self, theirs: socket.socket) -> None:
-        """Start process 1 of a new PID namespace.
-
-        A thread of its own leaves the PID namespace for its children and starts one. That needs no fork of mkroot,
-        whose memory may be large and whose threads may hold locks.
-        """
-        faults: list[OSError] = []
-
-        def spawn() -> None:
-            descriptors = []
-            try:
-                linux.unshare(linux.CLONE_NEWPID)
-                control = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 10)
-                descriptors.append(control)
-                actions: list[tuple[object, ...]] = [
-                    (os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in (0, 1, 2)
-                ]
-                actions.append((os.POSIX_SPAWN_DUP2, control, sandbox_init.CONTROL))
-                actions.append(self._alive(descriptors))
-                self._pid = os.posix_spawn(
-                    sys.executable,
-                    [sys.executable, "-I", "-S", "-B", "-c", _BOOT, str(Path(__file__).parents[2])],
-                    {},
-                    file_actions=actions,
-                    setsid=True,
-                    setsigmask=(),
-                )
-            except OSError as e:
-                faults.append(e)
-            finally:
-                for fd in descriptors:
-                    os.close(fd)
-
-        thread = threading.Thread(target=spawn)
-        thread.start()
-        thread.join()
-        if faults:
-            raise SandboxError(f"a sandbox cannot be started: {faults[0].strerror}") from faults[0]
-
-    @staticmethod
-    def _alive(descriptors: list[int]) -> tuple[object, ...]:
-        """Return the action that gives the child a descriptor by which it sees this process end."""
+        """Start its process 1."""
         try:
-            fd = linux.pidfd_open(os.getpid())
+            alive = linux.pidfd_open(os.getpid())  # by it process 1 sees this process end
         except OSError:
-            return (os.POSIX_SPAWN_CLOSE, sandbox_init.ALIVE)
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
-        os.close(fd)
-        descriptors.append(high)
-        return (os.POSIX_SPAWN_DUP2, high, sandbox_init.ALIVE)
+            alive = -1  # before Linux 5.3: the socket alone tells
+        try:
+            self._pid = firstprocess.start(sandbox_init.__name__, [theirs.fileno(), alive])
+        except OSError as e:
+            raise SandboxError(f"a sandbox cannot be started: {e.strerror}") from e
+        finally:
+            if alive >= 0:
+                os.close(alive)
 
     def _config(self) -> dict[str, object]:
         files = [(*POLICY_RC_D, True)]
@@ -379,7 +341,3 @@ class Sandbox:
                         self.stop()
                         raise SandboxError(f"the sandbox ended while `{name}` ran", where=str(self.root))
         return answer
-
-
-# Arguments: the folder that holds the package `mkroot`. Not on the path by itself, for -I takes nothing from outside.
-_BOOT = "import sys; sys.path.append(sys.argv[1]); from mkroot.rootfs.sandbox_init import main; main()"

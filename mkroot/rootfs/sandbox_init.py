@@ -17,7 +17,7 @@ import resource
 import select
 import sys
 
-from mkroot.rootfs import linux, seccomp
+from mkroot.rootfs import filter, linux, seccomp
 from mkroot.rootfs.sandbox_setup import Setup
 
 CONTROL, ALIVE = 3, 4  # descriptors given: the socket to mkroot; a pidfd of mkroot, where the kernel has such
@@ -51,6 +51,17 @@ def _limit_resources() -> None:
     stack = resource.getrlimit(resource.RLIMIT_STACK)[1]
     soft = 8 << 20 if stack == resource.RLIM_INFINITY else min(8 << 20, stack)
     resource.setrlimit(resource.RLIMIT_STACK, (soft, stack))
+
+
+def _filter(limits: list[str]) -> None:
+    """Refuse the system calls that neither a script nor this process needs from here on; raises OSError."""
+    try:
+        if not filter.install(os.uname().machine):
+            limits.append(f"no system call is refused, for those of {os.uname().machine} are not known")
+    except OSError as e:
+        if e.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise
+        limits.append("no system call is refused, for this kernel has no seccomp filters")
 
 
 # ---- commands
@@ -235,6 +246,7 @@ def main() -> None:
         _limit_resources()
         linux.limit_capabilities(KEPT_CAPABILITIES)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
+        _filter(setup.limits)
     except OSError as e:
         names = "\0".join(setup.created)
         control.send(f"fail\0{e.errno}\0{e.strerror}: {e.filename or ''}\0{names}".encode("utf-8", "surrogateescape"))

@@ -2,29 +2,15 @@
 
 Quick parts of the standard library only: see `mkroot.rootfs.sandbox_init`.
 """
+# ruff: noqa: SIM105  (contextlib costs more to import than all that is done here)
 
 from __future__ import annotations
 
-import _socket
-import errno
-import fcntl
 import os
 
-from mkroot.rootfs import linux
+from mkroot.rootfs import kernelfs, linux
 
 STAGING = "/dev/.mkroot"
-_NODES = ("null", "zero", "full", "random", "urandom", "tty")
-_LINKS = (
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-)
-# As in the OCI runtime specification's usual lists: what tells of the host, or changes it without any capability.
-_PROC_HIDDEN = ("kcore", "keys", "key-users", "kmsg", "latency_stats", "sched_debug", "timer_list", "kallsyms")
-_PROC_HIDDEN_FOLDERS = ("acpi", "asound", "scsi")
-_PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
 
 class Setup:
@@ -67,6 +53,7 @@ class Setup:
             self._sys()
         os.fchdir(self._at)
         os.close(self._at)
+        kernelfs.mask("dev/null", sysfs=self.sysfs)
         linux.pivot_root(".", ".")
         linux.umount(".", linux.MNT_DETACH)
         os.chdir("/")
@@ -74,7 +61,10 @@ class Setup:
             self._file(target, content, mode, make)
         os.rmdir(STAGING)
         if not self.network:
-            _loopback_up()
+            try:
+                kernelfs.loopback_up()
+            except OSError:
+                pass  # nothing listens in here anyway
 
     def _made(self, path: str, folder: str, before: int) -> None:
         """Note what was made, with the time of its folder before and after."""
@@ -102,54 +92,26 @@ class Setup:
 
     def _dev(self) -> None:
         self._cover("dev", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=64m")
-        for name, source in [*((n, n) for n in _NODES), ("console", "null")]:
-            # Bound, not made: it works in a user namespace, and the tmpfs can stay nodev.
-            os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-            try:
-                linux.mount("/dev/" + source, name, None, linux.MS_BIND)
-            except OSError:
-                os.unlink(name)
-                self.limits.append(f"the host has no /dev/{name} to show")
-        for name, target in _LINKS:
-            os.symlink(target, name)
+        kernelfs.fill_dev(self.limits)
+        os.close(os.open("console", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        linux.mount("null", "console", None, linux.MS_BIND)
         os.mkdir("shm", 0o1777)
-        os.mkdir("pts", 0o755)
-        for options in ("newinstance,ptmxmode=0666,mode=620,gid=5", "newinstance,ptmxmode=0666,mode=620"):
-            try:
-                linux.mount("devpts", "pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, options)
-                break
-            except OSError as e:
-                if e.errno != errno.EINVAL:  # gid 5 does not exist where there is one id only
-                    raise
         os.mkdir(os.path.basename(STAGING), 0o700)
 
     def _proc(self) -> None:
-        flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
         try:
-            self._cover("proc", "proc", flags, None)
+            self._cover("proc", "proc", kernelfs.QUIET, None)
         except PermissionError:
             # A container whose /proc has covered parts gives no fresh one (mount_too_revealing in fs/namespace.c).
             self._enter("proc")
             linux.mount("/proc", ".", None, linux.MS_BIND | linux.MS_REC)
-            os.fchdir(self._at)
-            os.chdir("proc")
             self.limits.append("/proc is the host's, for this container gives no fresh one")
-        for name in _PROC_READ_ONLY:
-            if os.path.lexists(name):
-                linux.mount(name, name, None, linux.MS_BIND | linux.MS_REC)
-                linux.mount_setattr(name, linux.MOUNT_ATTR_RDONLY)
-        for name in _PROC_HIDDEN:
-            if os.path.lexists(name):
-                linux.mount("/dev/null", name, None, linux.MS_BIND)
-        for name in _PROC_HIDDEN_FOLDERS:
-            if os.path.lexists(name):
-                linux.mount("tmpfs", name, "tmpfs", flags | linux.MS_RDONLY, "size=0")
 
     def _sys(self) -> None:
-        flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC | linux.MS_RDONLY
         try:
-            self._cover("sys", "sysfs", flags, None)
+            self._cover("sys", "sysfs", kernelfs.QUIET | linux.MS_RDONLY, None)
         except PermissionError:
+            self.sysfs = False
             self.limits.append("/sys is empty, for this host gives no fresh one")
 
     def _file(self, target: str, content: bytes, mode: int, make: bool) -> None:
@@ -173,13 +135,3 @@ class Setup:
         linux.mount(source, target, None, linux.MS_BIND)
         linux.mount_setattr(target, linux.MOUNT_ATTR_RDONLY)
         os.unlink(source)
-
-
-def _loopback_up() -> None:
-    s = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    try:
-        fcntl.ioctl(s.fileno(), 0x8914, b"lo".ljust(16, b"\0") + b"\x49\0".ljust(24, b"\0"))  # SIOCSIFFLAGS, IFF_UP …
-    except OSError:
-        pass  # nothing listens in here anyway
-    finally:
-        s.close()

@@ -17,7 +17,7 @@ import urllib3
 import zstandard
 
 import mkroot
-from tests.integration.building import needs
+from tests.integration.building import needs, needs_root, ordinary_user
 from tests.unit.images import add_image, store
 
 _ENTRY = "from mkroot.cli.main import entry; entry()"
@@ -56,6 +56,21 @@ _APPLETS += [
 _APPLETS += ["nc", "ip", "test", "dd", "ln", "mv", "grep"]
 USER = "mkroot-test"
 DONE = subprocess.CompletedProcess
+
+
+def container_user() -> str:
+    """Return the name of an ordinary user with subordinate ids; the test is skipped where there is none."""
+    needs("newuidmap", "runuser")
+    needs_root()
+    import pwd
+
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        ordinary_user()
+    if USER not in Path("/etc/subuid").read_text():
+        pytest.skip(f"{USER} has no subordinate ids")
+    return USER
 
 
 class Host:

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.building import needs_root
-from tests.integration.containers import Host, box, make_host
-from tests.integration.test_run import _user
+from tests.integration.containers import Host, box, container_user, make_host
 from tests.unit.images import add_image, store
 
 SIZE = 16 << 20
@@ -25,7 +24,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     folder = Path(tempfile.mkdtemp(prefix="mkroot-host."))
     folder.chmod(0o755)
     request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))
-    host = make_host(folder, "" if request.param == "root" else _user(), "own")
+    host = make_host(folder, "" if request.param == "root" else container_user(), "own")
     layers, config = box()
     add_image(store(folder), "big:latest", [*layers, {"srv/big": os.urandom(SIZE)}], config=config)
     host.take_over()

@@ -14,24 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.building import needs, needs_root, ordinary_user
-from tests.integration.containers import USER, Host, make_host
+from tests.integration.building import needs, needs_root
+from tests.integration.containers import Host, container_user, make_host
 
 DOCKER_CAPABILITIES = "00000000a80425fb"
-
-
-def _user() -> str:
-    needs("newuidmap", "runuser")
-    needs_root()
-    import pwd
-
-    try:
-        pwd.getpwnam(USER)
-    except KeyError:
-        ordinary_user()
-    if USER not in Path("/etc/subuid").read_text():
-        pytest.skip(f"{USER} has no subordinate ids")
-    return USER
 
 
 @pytest.fixture(scope="module", params=["root", "ordinary user", "root, crun", "ordinary user, crun"])
@@ -41,7 +27,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
         needs(runtime)
     if who == "root":
         needs_root()
-    user = "" if who == "root" else _user()
+    user = "" if who == "root" else container_user()
     folder = Path(tempfile.mkdtemp(prefix="mkroot-host."))  # pytest's own folders are for its user alone
     folder.chmod(0o755)
     request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -76,7 +76,7 @@ def fresh(folder: Path) -> Path:
     return made
 
 
-def make_root(folder: Path) -> Path:
+def make_root(folder: Path, names: Sequence[str] = TOOLS) -> Path:
     """Make a small root with a shell, some tools and their libraries, if it is not there yet, and return it."""
     if folder.exists():
         return folder
@@ -85,7 +85,7 @@ def make_root(folder: Path) -> Path:
         (aside / name).mkdir(parents=True)
     for name in ("bin", "sbin", "lib", "lib64"):
         os.symlink(f"usr/{name}", aside / name)
-    tools = [path for name in TOOLS if (path := shutil.which(name))]
+    tools = [path for name in names if (path := shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin"))]
     listed = subprocess.run(["ldd", *tools], stdout=subprocess.PIPE, check=False).stdout.decode()
     libraries = sorted(set(re.findall(r"(/lib\S+) \(", listed)))
     for path in [*tools, *libraries]:

@@ -123,6 +123,7 @@ def test_what_cannot_be_copied(tmp_path: Path, path: str, dest: str, said: str) 
     assert shown(there) == before
 
 
+@pytest.mark.counts("hostile")
 def test_nothing_leads_out_of_a_root(tmp_path: Path) -> None:
     outside = tree(tmp_path / "outside", "secret=s")
     here = tree(tmp_path / "here", "out -> ../outside", f"abs -> {outside}", "file=1")
@@ -149,6 +150,7 @@ def packed(*members: tuple[str, str | tuple[bytes, str]]) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.counts("hostile")
 @pytest.mark.parametrize(
     "members",
     [

@@ -62,7 +62,7 @@ def test_mounts() -> None:
 def test_sys_is_the_hosts_where_the_network_is(namespaced: bool, network: bool, kind: str) -> None:
     sysfs = mounts(namespaced=namespaced, network=network)["/sys"]
     assert sysfs["type"] == kind
-    assert "ro" in sysfs["options"]
+    assert ("rro" if kind == "bind" else "ro") in sysfs["options"]
 
 
 def test_a_process() -> None:
@@ -83,3 +83,11 @@ def test_command_lines() -> None:
     assert command_line("crun", False, True, 2)[-7:] == [
         "--console-socket", "console2", "--pid-file", "pid2", "--process", "process2", "container",
     ]  # fmt: skip
+
+
+def test_no_device_opens_but_those_bound() -> None:
+    found = mounts(namespaced=False, network=True)
+    assert "nodev" in found["/dev"]["options"]
+    for name in ("null", "zero", "full", "random", "urandom", "tty"):
+        assert found[f"/dev/{name}"]["source"] == f"/dev/{name}"
+        assert list(found).index("/dev") < list(found).index(f"/dev/{name}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mkroot.container.filter import TABLES, program
+from mkroot.rootfs.filter import TABLES, program
 
 X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7
 ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x50001, 0x50026

@@ -28,6 +28,7 @@ def shell(kind: str, script: str, more: str = "", options: str = "") -> str:
     return str(got["out"])
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_environment_umask_terminal_and_limits_are_fixed(kind: str) -> None:
     script = "umask; pwd; ulimit -n; ulimit -c; cat; (: > /dev/tty) || echo no terminal; echo env; export -p"
@@ -40,12 +41,14 @@ def test_environment_umask_terminal_and_limits_are_fixed(kind: str) -> None:
     assert "export SOURCE_DATE_EPOCH='1700000000'" in exported
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_no_descriptor_of_mkroot_is_inherited(kind: str) -> None:
     keep = "kept = os.open('/etc/passwd', os.O_RDONLY)\nos.dup2(kept, 9, inheritable=True)\n"
     assert shell(kind, "ls /proc/self/fd", keep).split() == ["0", "1", "2", "3"]  # 3: the listing
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_only_its_own_processes_are_seen(kind: str) -> None:
     out = shell(kind, "cd /proc; for p in [0-9]*; do cat $p/comm; done; cat 1/cmdline")
@@ -55,6 +58,7 @@ def test_only_its_own_processes_are_seen(kind: str) -> None:
     assert str(base()) not in out
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_process_1_shows_nothing_of_the_host(kind: str) -> None:
     out = shell(
@@ -64,6 +68,7 @@ def test_process_1_shows_nothing_of_the_host(kind: str) -> None:
     assert out.count("ermission denied") == 5, out
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_no_host_path_is_visible(kind: str) -> None:
     out = shell(kind, "cat /proc/self/mountinfo /proc/mounts /proc/self/cgroup; ls -a /")
@@ -72,6 +77,7 @@ def test_no_host_path_is_visible(kind: str) -> None:
     assert ".mkroot" not in shell(kind, "ls -a /dev")
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_there_is_no_network_and_another_host_name(kind: str) -> None:
     out = shell(kind, "cat /proc/net/dev /proc/sys/kernel/hostname", options=", hostname='box'")
@@ -80,6 +86,7 @@ def test_there_is_no_network_and_another_host_name(kind: str) -> None:
     assert out.endswith("box\n")
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_a_minimal_dev(kind: str) -> None:
     script = (
@@ -92,6 +99,7 @@ def test_a_minimal_dev(kind: str) -> None:
     ]
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_the_hosts_kernel_settings_cannot_be_changed(kind: str) -> None:
     for path in ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/vm/drop_caches"):
@@ -99,6 +107,7 @@ def test_the_hosts_kernel_settings_cannot_be_changed(kind: str) -> None:
         assert "Read-only" in out or "denied" in out or out == ""
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_capabilities_are_cut_down(kind: str) -> None:
     out = shell(kind, "cat /proc/self/status")
@@ -121,9 +130,30 @@ def test_capabilities_are_cut_down(kind: str) -> None:
     assert fields["NoNewPrivs"] == "0"
 
 
+@pytest.mark.counts("hostile")
 def test_a_device_node_that_a_script_makes_opens_nothing() -> None:
     out = shell("root", "mknod /tmp/null c 1 3 && mknod /dev/mine c 1 3 && (cat /tmp/null; cat /dev/mine) 2>&1; true")
     assert out.count("ermission denied") == 2
+
+
+@pytest.mark.counts("hostile")
+@KINDS
+def test_the_interpreter_of_process_1_is_read_only(kind: str) -> None:
+    """A script `#!/proc/self/exe` executes the host's Python in there, and holds its file then (CVE-2019-5736)."""
+    code = (
+        UNION
+        + "with box(at) as b:\n    at = os.statvfs(f'/proc/{b._pid}/exe')\n    emit(ro=bool(at.f_flag & os.ST_RDONLY))"
+    )
+    assert run(kind, code) == {"ro": True}
+
+
+@pytest.mark.counts("hostile")
+@KINDS
+def test_the_keyring_and_user_namespaces_are_out_of_reach(kind: str) -> None:
+    """The user's session keyring goes down to every process of the session, whatever its namespaces."""
+    filtered = [line for line in shell(kind, "cat /proc/self/status").splitlines() if line.startswith("Seccomp:")]
+    assert filtered == ["Seccomp:\t2"]
+    assert shell(kind, "cat /proc/keys /proc/key-users /proc/kallsyms /proc/kmsg 2>&1; true") == ""
 
 
 @KINDS
@@ -171,6 +201,7 @@ emit(lines=[l for l, _ in lines], apart=lines[1][1] - lines[0][1], states=[l for
     assert got["off"] < 5
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_output_is_bounded(kind: str) -> None:
     code = UNION + "with box(at) as b:\n    r = b.run(['sh', '-c', 'head -c 9000000 /dev/zero; echo end'])\n"
@@ -178,6 +209,7 @@ def test_output_is_bounded(kind: str) -> None:
     assert got == {"n": 1 << 20, "cut": True, "end": "end\n"}
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_what_a_command_leaves_running_is_ended(kind: str) -> None:
     code = UNION + SH + "t = time.monotonic()\nr = sh('(trap \"\" TERM HUP; sleep 60) & sleep 60 & echo started')\n"
@@ -187,6 +219,7 @@ def test_what_a_command_leaves_running_is_ended(kind: str) -> None:
     assert got["out"] == "started\n"
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_a_timeout_ends_it(kind: str) -> None:
     code = UNION + SH + "t = time.monotonic()\ntry:\n    sh('sleep 60', timeout=0.3)\nexcept SandboxError as e:\n"
@@ -249,6 +282,7 @@ emit(hidden=[hidden.returncode, hidden.output.decode()], shown=shown.output.deco
     assert (got["shown"], got["kept"]) == ("real\n", True)
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 @pytest.mark.parametrize("name", ["dev", "proc"])
 def test_a_mount_point_that_is_a_link_is_refused(kind: str, name: str) -> None:
@@ -267,6 +301,7 @@ except SandboxError as e:
     assert os.listdir(outside) == []
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_links_in_the_root_lead_nowhere_outside(kind: str) -> None:
     outside = fresh(base())
@@ -283,6 +318,7 @@ emit()
     assert os.listdir(outside) == []
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_an_interrupt_ends_it_at_once(kind: str) -> None:
     code = (
@@ -298,6 +334,7 @@ def test_an_interrupt_ends_it_at_once(kind: str) -> None:
         assert time.monotonic() - begin < 1.5
 
 
+@pytest.mark.counts("hostile")
 @KINDS
 def test_killed_with_no_chance_it_leaves_nothing(kind: str) -> None:
     mark = f"31{os.getpid()}"

@@ -1,8 +1,9 @@
-"""The system calls that a container may not make: a filter in the spirit of Docker's default (seccomp(2)).
+"""The system calls that scripts and containers may not make: a filter in the spirit of Docker's default (seccomp(2)).
 
 Refused with EPERM: what loads code into the kernel, changes clocks, swap, quotas, mounts or namespaces, reads kernel
 memory, keyrings or performance counters, or is too old or too new to be trusted. What needs a capability that the
-container has not is refused by the kernel as well; the filter is there for a kernel with a fault in just these calls.
+they have not is refused by the kernel as well; the filter is there for a kernel with a fault in just these calls, and
+for what needs none: the user's keyring and a user namespace, in which one has every capability.
 """
 
 from __future__ import annotations
@@ -77,8 +78,23 @@ _AARCH64 = Table(
     },
     220, 92, 198,
 )  # fmt: skip
-DENIED = frozenset([*_X86_64.denied, *_I386.denied, *_AARCH64.denied])  # by name, on any architecture
-TABLES = {"x86_64": (_X86_64, _I386), "aarch64": (_AARCH64,)}
+# arch/arm/tools/syscall.tbl; for armhf on a 64-bit kernel
+_ARM = Table(
+    0x40000028,
+    {
+        "mount": 21, "acct": 51, "umount2": 52, "ustat": 62, "sethostname": 74, "settimeofday": 79, "uselib": 86,
+        "swapon": 87, "reboot": 88, "syslog": 103, "vhangup": 111, "swapoff": 115, "setdomainname": 121,
+        "init_module": 128, "delete_module": 129, "quotactl": 131, "sysfs": 135, "_sysctl": 149, "nfsservctl": 169,
+        "pivot_root": 218, "lookup_dcookie": 249, "clock_settime": 262, "add_key": 309, "request_key": 310,
+        "keyctl": 311, "mbind": 319, "set_mempolicy": 321, "unshare": 337, "move_pages": 344, "kexec_load": 347,
+        "perf_event_open": 364, "fanotify_init": 367, "open_by_handle_at": 371, "setns": 375, "kcmp": 378,
+        "finit_module": 379, "bpf": 386, "userfaultfd": 388, "migrate_pages": 400, "kexec_file_load": 401,
+        "clock_settime64": 404,
+    },
+    120, 136, 281,
+)  # fmt: skip
+DENIED = frozenset([*_X86_64.denied, *_I386.denied, *_AARCH64.denied, *_ARM.denied])  # by name, on any architecture
+TABLES = {"x86_64": (_X86_64, _I386), "aarch64": (_AARCH64, _ARM)}
 
 Line = tuple[int, int, int, int]
 
