@@ -23,9 +23,34 @@ Only `mkroot.cli` prints them or exits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 MESSAGE_LIMIT = 16_000  # characters; a message stays under 20 kB whatever a mirror or a package put into it
+_LOOKED_AT = 4 * MESSAGE_LIMIT  # characters that are looked through at all
+_LONG = 2048  # characters of a word; in a longer one all from its first address to its last @ is taken for a login
+
+# A password may hold an @ that should have been escaped, and after a colon that begins no port a slash.
+_USERINFO = re.compile(r"(?<![\w/.])((?:[a-z][a-z0-9+.-]*:)?//)(?:[^\s/@:]*:(?!\d+/)\S*|[^\s/]*)@", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """Return `text` with the user and the password of every URL in it replaced."""
+    if "@" not in text:
+        return text
+    return "".join(_masked(word) if "@" in word and "//" in word else word for word in re.split(r"(\s+)", text))
+
+
+def _masked(word: str) -> str:
+    if len(word) > _LONG:
+        before, _, rest = word.partition("//")
+        return f"{before}//***@{rest.rpartition('@')[2]}"
+    return _USERINFO.sub(r"\1***@", word)
+
+
+def masked_address(text: str) -> str:
+    """Return a text that was meant as an address, well formed or not, with all before its last `@` replaced."""
+    return re.sub(r"^([\w+.-]+:/+)?.*@", r"\1***@", text, flags=re.DOTALL)
 
 
 def printable(text: str) -> str:
@@ -43,18 +68,24 @@ def shortened(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return text if len(text) <= limit else text[:limit] + f" … ({len(text) - limit} more characters)"
 
 
+def shown(text: str, limit: int) -> str:
+    """Return `text` as a message may have it: masked, printable, and of at most so many characters."""
+    return shortened(printable(masked(shortened(text, _LOOKED_AT))), limit)
+
+
 class MkrootError(Exception):
     """Something that the user can understand and act on.
 
     what: one sentence without a final period, naming the user's thing.
     where: file:line:column, a package, a URL: the place of the fault.
     hint: the next step.
+    All three come out masked: wherever a message has a URL from, its user and password are not shown.
     """
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
-        self.what = shortened(printable(what))
-        self.where = None if where is None else shortened(printable(where), 1000)
-        self.hint = None if hint is None else shortened(printable(hint), 2000)
+        self.what = shown(what, MESSAGE_LIMIT)
+        self.where = None if where is None else shown(where, 1000)
+        self.hint = None if hint is None else shown(hint, 2000)
         super().__init__(self.what)
 
     def __str__(self) -> str:

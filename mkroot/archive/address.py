@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import urllib.parse
@@ -9,16 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mkroot.errors import MirrorError, printable
+from mkroot.errors import MirrorError, masked_address, printable
 
 SCHEMES = ("http", "https", "file")
-_USERINFO = re.compile(r"([a-z][a-z0-9+.-]*:)?//[^/@\s]*@", re.IGNORECASE)
 _BAD = re.compile(r"[\x00-\x20\x7f\\<>\"]")
-
-
-def masked(text: str) -> str:
-    """Return `text` with the user part of every URL in it replaced, for messages."""
-    return _USERINFO.sub(lambda m: f"{m[1] or ''}//***@", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +73,13 @@ def parse(text: str, where: str) -> Address:
     `file:/path`, `file:///path` and `file://localhost/path` mean the same; relative paths do not exist.
     """
     text = text.strip()
-    shown = printable(masked(text))[:300]
+    shown = printable(masked_address(text))[:300]
     try:
         split = urllib.parse.urlsplit(text)
         port = split.port
-    except ValueError as e:
-        raise MirrorError(f"not an address: `{shown}` ({e})", where=where) from None
+    except ValueError:  # its words may be a part of the password
+        hint = "a host is a name or a bracketed IPv6 address, a port a number; in a password `/` is written `%2F`"
+        raise MirrorError(f"not an address: `{shown}`", where=where, hint=hint) from None
     scheme = split.scheme.lower()
     if scheme not in SCHEMES:
         raise MirrorError(
@@ -103,6 +99,11 @@ def parse(text: str, where: str) -> Address:
     password = urllib.parse.unquote(split.password or "")
     netloc = host if port is None else f"{host}:{port}"
     return Address(url=_unsplit(scheme, netloc, path), user=user, password=password)
+
+
+def basic(user: str, password: str) -> str:
+    """Return the value of a header `Authorization` (RFC 7617, in UTF-8)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
 
 
 def _unsplit(scheme: str, netloc: str, path: str) -> str:

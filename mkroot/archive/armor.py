@@ -14,6 +14,7 @@ _HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:( .*)?")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
 _HASH = re.compile(rb"Hash: [A-Za-z0-9, -]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL_OR_BREAK = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 
 
 def is_armored(data: bytes) -> bool:
@@ -66,6 +67,16 @@ def _unarmored(lines: list[bytes], where: str) -> bytes:
         return base64.b64decode(b"".join(text), validate=True)
     except binascii.Error as e:
         raise TrustError(f"an armoured block cannot be decoded: {e}", where=where) from None
+
+
+def check_text(data: bytes, where: str) -> None:
+    """Refuse a text whose lines could be read in two ways; raises TrustError.
+
+    A signature over text (RFC 9580, 5.2.1.2) is the same whether a line ends in LF, CR LF or CR: without this, a field
+    of a signed Release could be made a part of the one before it.
+    """
+    if _CONTROL_OR_BREAK.search(data):
+        raise TrustError("the signed text holds control characters", where=where)
 
 
 def split_cleartext(data: bytes, where: str) -> tuple[bytes, bytes]:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from mkroot.store.store import Store
 
 KIND = "debs"
 WORKERS = 8  # at once: enough to hide the latency of small packages, few enough for a mirror not to mind
+POLL = 0.05  # seconds between two looks at whether another build has fetched a package
+TELL = 2.0  # seconds after which the user is told of the waiting
 LIMIT = 8 << 30  # bytes of a package, local ones included; Debian's largest has 1.5 GB
 
 
@@ -73,10 +74,7 @@ def fetch(
 @contextlib.contextmanager
 def _folder(store: Store) -> Iterator[Path]:
     """A folder for unfinished downloads, gone afterwards."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="debs.", dir=store.root / "tmp"))
-    except OSError as e:
-        raise StoreError(f"the store cannot be written: {e.strerror}", where=str(store.root)) from None
+    folder = store.folder("debs.")
     try:
         yield folder
     finally:
@@ -84,17 +82,21 @@ def _folder(store: Store) -> Iterator[Path]:
 
 
 def _one(store: Store, job: Wanted, http: Http, offline: bool, progress: Progress | None, folder: Path) -> Path:
-    if not is_sha256(job.sha256) or not 0 < job.size <= LIMIT:
-        raise TrustError(f"a package of {job.size} bytes with the digest {job.sha256[:80]!r}", where=job.name)
-    path = _in_store(store, job)
-    if path is not None:
+    if not is_sha256(job.sha256):
+        raise TrustError(f"it is promised with the SHA-256 {job.sha256[:80]!r}, which is none", where=job.name)
+    if not 0 < job.size <= LIMIT:
+        raise TrustError(f"it is promised to have {job.size} bytes, and 1 to {LIMIT} are taken", where=job.name)
+    try:
+        path = store.path(KIND, job.sha256)
+        if not _whole(path, job):
+            if offline:
+                raise MirrorError(f"the store does not have {job.name}", hint="run once without `--offline`")
+            with _turn(store, job, http):
+                if not _whole(path, job):
+                    return _transferred(store, job, http, progress, folder)
         if progress:
             progress(job, job.size)
         return path
-    if offline:
-        raise MirrorError(f"the store does not have {job.name}", hint="run once without `--offline`")
-    try:
-        return _transferred(store, job, http, progress, folder)
     except OSError as e:
         raise StoreError(
             f"{job.name} cannot be stored: {e.strerror}",
@@ -103,18 +105,30 @@ def _one(store: Store, job: Wanted, http: Http, offline: bool, progress: Progres
         ) from None
 
 
-def _in_store(store: Store, job: Wanted) -> Path | None:
-    """Return the entry, None where there is none; a damaged one is removed."""
-    path = store.path(KIND, job.sha256)
+def _whole(path: Path, job: Wanted) -> bool:
+    """Tell whether the entry is there and what it must be; a damaged one is replaced by what is fetched."""
     try:
-        if path.stat().st_size == job.size and sha256_file(path) == job.sha256:
-            return path
-        path.unlink()
+        return path.stat().st_size == job.size and sha256_file(path) == job.sha256
     except FileNotFoundError:
-        pass
+        return False
     except OSError as e:
         raise StoreError(f"a package cannot be read: {e.strerror}", where=str(path)) from None
-    return None
+
+
+@contextlib.contextmanager
+def _turn(store: Store, job: Wanted, http: Http) -> Iterator[None]:
+    """Wait for the right to fetch a package: of several builds that want it, one fetches it and the others take it."""
+    waited = 0.0
+    while True:
+        with store.lock_if_free(KIND, job.sha256) as mine:
+            if mine:
+                yield
+                return
+        if http.stop.wait(POLL):
+            raise CancelledError("given up", where=str(job.address))
+        waited += POLL
+        if TELL <= waited < TELL + POLL:
+            http.tell(f"{job.name}: another build is fetching it; waiting")
 
 
 def _transferred(store: Store, job: Wanted, http: Http, progress: Progress | None, folder: Path) -> Path:

@@ -17,19 +17,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import mkroot
-from mkroot.archive import proxy
-from mkroot.archive.address import Address, masked
-from mkroot.errors import MirrorError
+from mkroot.archive import pace, proxy, redirect
+from mkroot.archive.address import Address, basic
+from mkroot.errors import MirrorError, masked
 
 CHUNK = 1 << 18  # bytes read at a time
 ATTEMPTS = 4  # in a row without one new byte
 CONNECTS = 3  # of these when there is not even a connection: a host that is down stays down for longer than a build
 TIMEOUT = 20.0  # seconds without a byte
 CONNECT_TIMEOUT = 10.0  # seconds
-MAX_REDIRECTS = 5
+PROGRESS = 64 << 10  # new bytes that make an attempt worth another one; one that brings fewer counts as failed
+DRAINED = 64 << 10  # bytes of a redirect's own body that are read so that its connection can be used again
 MAX_WAIT = 30.0  # seconds between two attempts, whatever the server asks for
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class NotFoundError(MirrorError):
@@ -145,7 +145,7 @@ class Http:
                     yield chunk
                 return
             except _Again as e:
-                failures = 1 if done > before else failures + 1
+                failures = 1 if done - before >= PROGRESS else failures + 1
                 if failures >= (self.attempts if e.connected else min(self.attempts, CONNECTS)):
                     raise MirrorError(
                         f"no luck after {failures} attempts: {masked(str(e))}",
@@ -188,8 +188,8 @@ class Http:
                 meta(
                     Meta(
                         size=total,
-                        etag=response.headers.get("ETag", ""),
-                        modified=response.headers.get("Last-Modified", ""),
+                        etag=_echoed(response.headers.get("ETag", "")),
+                        modified=_echoed(response.headers.get("Last-Modified", "")),
                         unchanged=response.status == 304,
                     )
                 )
@@ -229,7 +229,7 @@ class Http:
         import urllib3
 
         url, sent = address.url, _authorized(address, headers)
-        for _ in range(MAX_REDIRECTS + 1):
+        for _ in range(redirect.MAX_REDIRECTS + 1):
             if self.stop.is_set():
                 raise CancelledError("given up", where=str(address))
             try:
@@ -240,18 +240,13 @@ class Http:
                 if _hopeless(e):
                     raise MirrorError(f"no secure connection: {_cause(e)}", where=str(address)) from None
                 raise _Again(f"no connection ({_cause(e)})", connected=False) from None
-            if response.status not in _REDIRECTS:
+            if response.status not in redirect.REDIRECTS:
                 break
-            location = response.headers.get("Location", "")
-            response.drain_conn()
-            response.release_conn()
-            target = _redirected(url, location, address)
-            # Credentials are for the host that they were given for; a redirect elsewhere must not carry them away.
-            same = urllib.parse.urlsplit(target)[:2] == urllib.parse.urlsplit(url)[:2]
-            sent = sent if same else {k: v for k, v in sent.items() if k.lower() != "authorization"}
-            url = target
+            _pass_over(response)
+            target = redirect.target(url, response.headers.get("Location", ""), address)
+            url, sent = target, redirect.carried(sent, url, target)
         else:
-            raise MirrorError(f"more than {MAX_REDIRECTS} redirects", where=str(address))
+            raise MirrorError(f"more than {redirect.MAX_REDIRECTS} redirects", where=str(address))
         whole = False
         try:
             _check_status(response, address)
@@ -281,6 +276,7 @@ class Http:
                     pool = urllib3.ProxyManager(proxy.address(through), proxy_headers=headers, **options)
                 else:
                     pool = urllib3.PoolManager(**options)
+                pool.pool_classes_by_scheme = pace.pools()
                 self._pools[through] = pool
         return pool
 
@@ -362,23 +358,27 @@ def _length(response: Any, address: Address) -> int | None:
     return int(text)
 
 
-def _redirected(url: str, location: str, address: Address) -> str:
-    target = urllib.parse.urljoin(url, location)
-    scheme, old = urllib.parse.urlsplit(target).scheme, urllib.parse.urlsplit(url).scheme
-    shown = masked(target)[:200]
-    if not location or scheme not in ("http", "https"):
-        raise MirrorError(f"a redirect to `{shown}`, which is neither http nor https", where=str(address))
-    if old == "https" and scheme == "http":
-        raise MirrorError(f"a redirect from https to `{shown}`", where=str(address))
-    return target
+def _echoed(value: str) -> str:
+    """Return a header's value that is sent back with the next request, "" where it is too odd for that."""
+    return value if len(value) <= 256 and value.isascii() and value.isprintable() else ""
 
 
-def _authorized(address: Address, headers: dict[str, str]) -> dict[str, str]:
-    if not address.user:
-        return headers
-    from urllib3.util import make_headers
+def _pass_over(response: Any) -> None:
+    """Be done with an answer whose body does not matter, which may be without end."""
+    import urllib3
 
-    return {**headers, **make_headers(basic_auth=f"{address.user}:{address.password}")}
+    with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+        left = DRAINED
+        while left > 0 and (chunk := response.read1(left)):
+            left -= len(chunk)
+        if left > 0:
+            response.release_conn()
+            return
+    response.close()
+
+
+def _authorized(address: Address, headers: Mapping[str, str]) -> Mapping[str, str]:
+    return {**headers, "Authorization": basic(address.user, address.password)} if address.user else headers
 
 
 def _hopeless(error: BaseException) -> bool:

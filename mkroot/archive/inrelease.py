@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -17,9 +15,10 @@ from mkroot.archive.source import Source, SuiteSource
 from mkroot.debian.release import Release, parse_release
 from mkroot.digest import sha256
 from mkroot.errors import MirrorError, StoreError, TrustError
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 
-LIMIT = 32 << 20  # bytes of an InRelease; Ubuntu's, the largest known, has 0.3 MB
+LIMIT = 4 << 20  # bytes of an InRelease; Ubuntu's, the largest known, has 0.3 MB
 SIGNATURE_LIMIT = 1 << 20  # bytes of a Release.gpg
 KIND = "releases"
 _SEEN = "seen"
@@ -45,6 +44,10 @@ class SuiteRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Seen(msgspec.Struct, frozen=True, kw_only=True):
     """What the store remembers of a suite of one mirror, kept in the file `seen/<digest of the address>`.
+
+    As with apt, each mirror has a memory of its own: one that lags behind another, or a copy that a company froze, is
+    no attack, and cannot be told from one. What no mirror may undercut is the lock. That another mirror of the same
+    source had a newer Release is told; for that the same record is kept by the suite's name and signer, date alone.
 
     inrelease, release, signature: digests of the entries in the store ("" where the archive has not that form).
     date: the newest Date seen. etag, modified: for conditional requests.
@@ -92,7 +95,7 @@ def obtain(store: Store, source: Source, suite: SuiteSource, http: Http, policy:
     Raises TrustError for what is not signed as it must be, of another suite, from the future, expired, or older than
     what the lock or the store knows; MirrorError where there is no answer, or with `offline` nothing in the store.
     """
-    key = sha256(suite.address.url.encode())
+    key = sha256(f"{_SEEN} {_place(suite)}".encode())  # this form of the record has a seal
     seen = _recall(store, key)
     if policy.offline:
         files, told = _kept(store, seen, source, suite), seen
@@ -103,6 +106,12 @@ def obtain(store: Store, source: Source, suite: SuiteSource, http: Http, policy:
     release = parse_release(text.decode("utf-8", "surrogateescape"), where)
     _check_name(release, source, suite, where)
     expired = _check_dates(release, source, suite, policy, seen.date, where)
+    anywhere = sha256(f"{_SEEN} {source.id} {suite.name} {fingerprint}".encode())
+    if not source.snapshot and release.date < (newest := _recall(store, anywhere).date):
+        http.tell(
+            f"{where}: the Release of `{suite.name}` is dated {_day(release.date)}; another mirror had one of "
+            f"{_day(newest)}"
+        )
     record = SuiteRecord(
         source=source.id,
         suite=suite.name,
@@ -115,8 +124,19 @@ def obtain(store: Store, source: Source, suite: SuiteSource, http: Http, policy:
     def keep() -> None:
         if not policy.offline:
             _keep(store, key, files, told, release.date)
+            if not source.snapshot and fingerprint:
+                _note(store, anywhere, _Seen(date=release.date))
 
     return Obtained(release=release, record=record, keep=keep)
+
+
+def _place(suite: SuiteSource) -> str:
+    """Return a mirror's address as the memory has it: an answer by http must not be older than one by https."""
+    scheme, _, rest = suite.address.url.partition(":")
+    if scheme == "file":
+        return suite.address.url
+    host, slash, path = rest.removeprefix("//").partition("/")
+    return host.removesuffix(":80" if scheme == "http" else ":443") + slash + path
 
 
 Files = tuple[bytes, bytes, bytes]  # InRelease, Release, Release.gpg; b"" for what the archive has not
@@ -264,9 +284,14 @@ def _keep(store: Store, key: str, files: Files, told: _Seen, date: int) -> None:
         etag=told.etag,
         modified=told.modified,
     )
+    _note(store, key, seen)
+
+
+def _note(store: Store, key: str, seen: _Seen) -> None:
+    """Remember it, with the newest date that ever was."""
     with store.lock(_SEEN, key):
         before = _recall(store, key)
-        after = msgspec.structs.replace(seen, date=max(date, before.date))
+        after = msgspec.structs.replace(seen, date=max(seen.date, before.date))
         if after != before:
             _remember(store, key, after)
 
@@ -274,24 +299,16 @@ def _keep(store: Store, key: str, files: Files, told: _Seen, date: int) -> None:
 def _recall(store: Store, key: str) -> _Seen:
     path = store.path(_SEEN, key)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Seen)
+        return msgspec.json.decode(opened(path.read_bytes()), type=_Seen)
     except FileNotFoundError:
         return _Seen()
-    except (OSError, msgspec.DecodeError) as e:
+    except (OSError, ValueError, msgspec.DecodeError) as e:
         raise StoreError(
             "what the store remembers of a mirror's Release cannot be read, so an older one could pass for new",
             where=str(path),
-            hint=f"remove the file to start anew ({type(e).__name__})",
+            hint=f"`mkroot cache verify` removes it, to start anew ({type(e).__name__})",
         ) from None
 
 
 def _remember(store: Store, key: str, seen: _Seen) -> None:
-    """Replace the record; unlike the store's entries it changes, so it is renamed over."""
-    path = store.path(_SEEN, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(f"{path}.new")
-    with open(aside, "wb") as f:
-        f.write(msgspec.json.encode(seen))
-        f.flush()
-        os.fsync(f.fileno())
-    aside.replace(path)
+    store.replace(_SEEN, key, sealed(msgspec.json.encode(seen)))

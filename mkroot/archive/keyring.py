@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mkroot.archive import armor
+from mkroot.archive.packets import MESSAGE, outermost
 from mkroot.errors import RecipeError, TrustError
 
 LIMIT = 16 << 20  # bytes of a keyring; Debian's developers' keyring, the largest about, has a quarter of it
@@ -109,6 +110,8 @@ def parse(data: bytes, name: str) -> Keyring:
     import pysequoia
 
     try:
+        if any(tag in MESSAGE for tag, _ in outermost(data)):
+            raise TrustError("it holds a message, not keys", where=name)
         certs = pysequoia.Cert.split_bytes(data)
         found = tuple(Certificate(parts=_parts(bytes(cert)), cert=cert) for cert in certs)
     except (RuntimeError, ValueError, OSError) as e:

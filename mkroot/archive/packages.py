@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import mmap
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from mkroot.archive.source import Source, SuiteSource
 from mkroot.debian.release import Release
 from mkroot.digest import is_sha256, sha256, sha256_file
 from mkroot.errors import MirrorError, StoreError, TrustError
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 from mkroot.tar.stream import Corrupt, decompress
 
@@ -150,9 +149,9 @@ def get(
             where=str(index.folder),
             hint="run once without `--offline`",
         )
-    if known == (_EMPTY, 0) or _all_empty(index):
+    if known == (_EMPTY, 0) or (index.plain is None and _all_empty(index)):
         return _kept(store, b"")
-    with _aside(store) as folder:
+    with store.workshop("index.") as folder:
         packed, suffix = _download(index, http, folder)
         return _unpack(store, index, packed, suffix, folder, follower)
 
@@ -185,19 +184,10 @@ def _unpacked(store: Store, index: Listed) -> tuple[str, int] | None:
         row = index.release.files.get(index.stem + suffix)
         if row is not None:
             with contextlib.suppress(OSError, ValueError):
-                digest, _, size = store.path(_UNPACKED, row[0]).read_text("ascii").strip().partition(" ")
+                digest, _, size = opened(store.path(_UNPACKED, row[0]).read_bytes()).decode().partition(" ")
                 if is_sha256(digest):
                     return digest, int(size)
     return None
-
-
-@contextlib.contextmanager
-def _aside(store: Store) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="index.", dir=store.root / "tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _download(index: Listed, http: Http, folder: Path) -> tuple[Path, str]:
@@ -282,7 +272,7 @@ def _unpack(
     if plain is None:
         row = index.release.files[index.stem + suffix]
         with store.writing(_UNPACKED, row[0], sync=False) as aside:
-            aside.write_text(f"{digest} {total}\n")
+            aside.write_bytes(sealed(f"{digest} {total}".encode()))
     if follower is not None:
         follower.finish(digest)
     return path, digest, total

@@ -5,8 +5,8 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Mapping
 
-from mkroot.archive.address import masked
-from mkroot.errors import MirrorError
+from mkroot.archive.address import basic
+from mkroot.errors import MirrorError, masked_address
 
 
 def chosen(environ: Mapping[str, str], scheme: str, host: str, port: int | None) -> str:
@@ -27,10 +27,16 @@ def chosen(environ: Mapping[str, str], scheme: str, host: str, port: int | None)
         if bare and host.endswith("." + bare):
             return ""
     found = found if "://" in found else f"http://{found}"
-    if urllib.parse.urlsplit(found).scheme not in ("http", "https"):
-        raise MirrorError(
-            f"the proxy `{masked(found)}` is neither http nor https", hint="`http_proxy` and `https_proxy` name it"
-        )
+    hint = "`http_proxy` and `https_proxy` name it"
+    try:
+        split = urllib.parse.urlsplit(found)
+        fine = bool(split.hostname) and split.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        raise MirrorError(f"the proxy `{masked_address(found)}` has no valid host and port", hint=hint)
+    if split.scheme not in ("http", "https"):
+        raise MirrorError(f"the proxy `{masked_address(found)}` is neither http nor https", hint=hint)
     return found
 
 
@@ -41,10 +47,9 @@ def address(proxy: str) -> str:
 
 
 def headers(proxy: str) -> dict[str, str] | None:
+    """Return the header with the credentials in a proxy's address, None where it has none."""
     split = urllib.parse.urlsplit(proxy)
     if split.username is None:
         return None
-    from urllib3.util import make_headers
-
     user, password = urllib.parse.unquote(split.username), urllib.parse.unquote(split.password or "")
-    return dict(make_headers(proxy_basic_auth=f"{user}:{password}"))
+    return {"Proxy-Authorization": basic(user, password)}

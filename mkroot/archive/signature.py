@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mkroot.archive import armor
 from mkroot.archive.keyring import Certificate, KeyPart, Keyring, fact, reason
+from mkroot.archive.packets import MARKER, SIGNATURE, outermost
 from mkroot.errors import TrustError
 
 SKEW = 86400  # seconds that a signature or a Date may lie in the future: clocks differ, and zones are mistaken
 MIN_RSA = 2048  # bits
+WEAK_KEYS = ("DSA", "ElGamalEncryptSign")  # by pysequoia's names; apt takes neither
 MAX_SIGNATURES = 32  # of one file; Debian has three
+LIMIT = 1 << 20  # bytes of the signatures of a file, out of armour
 _WEAK = {"SHA1": "SHA-1", "MD5": "MD5", "RipeMD": "RIPEMD-160"}
 _REVOCATIONS = {"KeyRevocation": "key", "SubkeyRevocation": "subkey"}
 _BINDINGS = ("GenericCertification", "PersonaCertification", "CasualCertification", "PositiveCertification")
@@ -41,6 +43,7 @@ def verify_inline(data: bytes, keyring: Keyring, *, now: int, where: str) -> Sig
 
 def verify_detached(text: bytes, signature: bytes, keyring: Keyring, *, now: int, where: str) -> Signed:
     """Check a Release file against its Release.gpg, binary or armoured; raises TrustError that says what is wrong."""
+    armor.check_text(text, where)
     packets = armor.blocks(signature, "SIGNATURE", where) if armor.is_armored(signature) else signature
     return _verify(text, packets, keyring, now, where)
 
@@ -49,7 +52,8 @@ def _verify(text: bytes, packets: bytes, keyring: Keyring, now: int, where: str)
     """One good signature by an accepted key is enough; the others' faults are told only when there is none."""
     faults: list[str] = []
     for packet in _signatures(packets, where):
-        outcome = _check(text, packet, keyring, now)
+        read = _read(packet)
+        outcome = read if isinstance(read, str) else _check(text, read, keyring, now)
         if isinstance(outcome, Signed):
             return outcome
         faults.append(outcome)
@@ -60,18 +64,35 @@ def _verify(text: bytes, packets: bytes, keyring: Keyring, now: int, where: str)
     )
 
 
-def _signatures(packets: bytes, where: str) -> Iterator[Any]:
-    from pysequoia.packet import PacketPile, Tag
+def _signatures(data: bytes, where: str) -> list[bytes]:
+    """Return the signature packets; raises TrustError for what is no run of them."""
+    if len(data) > LIMIT:
+        raise TrustError(f"a signature of {len(data)} bytes is larger than the {LIMIT} that are taken", where=where)
+    found: list[bytes] = []
+    try:
+        for tag, packet in outermost(data):
+            if tag not in (SIGNATURE, MARKER):
+                raise TrustError("the signature holds packets that are no signatures", where=where)
+            if tag == SIGNATURE:
+                found.append(packet)
+            if len(found) > MAX_SIGNATURES:
+                raise TrustError(f"more than {MAX_SIGNATURES} signatures on one file", where=where)
+    except ValueError as e:
+        raise TrustError(f"the signature is malformed: {e}", where=where) from None
+    if not found:
+        raise TrustError("the signature holds no signatures", where=where)
+    return found
+
+
+def _read(packet: bytes) -> Any:
+    """Return a packet as pysequoia has it, or why it cannot be read."""
+    from pysequoia.packet import PacketPile
 
     try:
-        found = list(PacketPile.from_bytes(packets))
+        (found,) = PacketPile.from_bytes(packet)
     except (RuntimeError, ValueError) as e:
-        raise TrustError(f"the signature is malformed: {reason(e)}", where=where) from None
-    if not found or any(fact(p, "tag") not in (Tag.Signature, Tag.Marker) for p in found):
-        raise TrustError("the signature holds packets that are no signatures", where=where)
-    if len(found) > MAX_SIGNATURES:
-        raise TrustError(f"{len(found)} signatures on one file", where=where)
-    return (p for p in found if p.tag == Tag.Signature)
+        return f"a signature is malformed: {reason(e)}"
+    return found
 
 
 def _check(text: bytes, packet: Any, keyring: Keyring, now: int) -> Signed | str:
@@ -103,6 +124,8 @@ def _refusal(packet: Any, part: KeyPart, created: int, now: int) -> str:
     who = part.fingerprint.upper()
     if weak := _WEAK.get(_name(packet, "hash_algorithm")):
         return f"the signature by {who} uses {weak}, which is broken"
+    if part.algorithm in WEAK_KEYS:
+        return f"the key {who} is of the kind {part.algorithm}, which is too weak"
     if part.bits and part.bits < MIN_RSA:
         return f"the key {who} has {part.bits} bits, fewer than {MIN_RSA}"
     if created > now + SKEW:

@@ -178,6 +178,14 @@ class Table:
                 at = chunk.find(text, end)
 
 
+def check(path: Path) -> None:
+    """Raise StoreError where a file of the store is a table and is not what it was; does nothing for a text."""
+    if path.name.partition(".")[2] == f"t{FORMAT}":
+        data = path.read_bytes()
+        if data[:8] != _MAGIC or zlib.crc32(data[_SUMMED:]) != int.from_bytes(data[8:_SUMMED], sys.byteorder):
+            raise damaged(path)
+
+
 def _lines(part: memoryview) -> list[bytes]:
     return bytes(part).split(b"\n")
 

@@ -114,20 +114,23 @@ def _yes(text: str) -> bool:
     return text.strip().lower() in ("yes", "true", "with", "on", "enable", "1")
 
 
+_SIZE = re.compile(r"[0-9]{1,18}")
+
+
 def _files(section: str, where: str) -> dict[str, tuple[str, int]]:
     files: dict[str, tuple[str, int]] = {}
     for line in section.split("\n"):
         parts = line.split()
         if not parts:
             continue
-        if len(parts) != 3 or not is_sha256(parts[0]) or not parts[1].isascii() or not parts[1].isdigit():
+        if len(parts) != 3 or not is_sha256(parts[0]) or not _SIZE.fullmatch(parts[1]):
             raise TrustError(f"not a line of a SHA256 section: {line.strip()[:200]!r}", where=where)
         digest, size, path = parts
         if path.startswith("/") or ".." in path.split("/"):
             raise TrustError(f"the Release file lists a path outside its folder: {path[:200]!r}", where=where)
         if path in files:
             raise TrustError(f"the Release file lists `{path[:200]}` twice", where=where)
-        files[path] = (digest, int(size[:18]))
+        files[path] = (digest, int(size))
     return files
 
 

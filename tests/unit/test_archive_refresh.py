@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mkroot.archive import keyring, mirror, source
+from mkroot.archive import inrelease, keyring, mirror, source
 from mkroot.archive.address import parse
 from mkroot.archive.config import Config
 from mkroot.archive.http import Http
@@ -82,6 +82,7 @@ def test_the_pools_of_all_pockets_are_found(archive: Archive, store: Store) -> N
             assert wanted.locate(index.base + filename).path.is_file()
 
 
+@pytest.mark.counts("trust-accepted")
 @pytest.mark.parametrize("listed", [("xz",), ("zst",), ("gz",), ("none",), ("none", "gz", "xz", "zst"), ("gz", "xz")])
 @pytest.mark.parametrize("by_hash", [True, False])
 @pytest.mark.parametrize("remote", [True, False])
@@ -142,6 +143,7 @@ def test_the_index_of_architecture_all(
     assert [i.architecture for i in found.indices] == read
 
 
+@pytest.mark.counts("trust-accepted")
 def test_two_indices_with_one_digest(tmp_path: Path, store: Store) -> None:
     archive = Archive(tmp_path / "a", components=("main", "contrib", "non-free"))
     archive.add("one", component="main")
@@ -152,6 +154,7 @@ def test_two_indices_with_one_digest(tmp_path: Path, store: Store) -> None:
     assert found.indices[2].path.read_bytes() == b""
 
 
+@pytest.mark.counts("trust-accepted")
 def test_a_flat_repository(tmp_path: Path, archive: Archive, store: Store) -> None:
     archive.publish()
     flat = tmp_path / "flat"
@@ -184,6 +187,7 @@ def test_the_store_is_used_offline_and_only_the_store(archive: Archive, store: S
     assert texts(run(store, wanted, offline=True)) == before
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize("kind", ["indices", "releases"])
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda data: b""])
 def test_damage_in_the_store_is_noticed_and_mended(
@@ -284,6 +288,30 @@ ODD = [
         suite={"edit": lambda text: text + f" {'0' * 64} 1 ../../../etc/passwd\n"},
         said="outside its folder",
     ),
+    Odd(
+        name="an absolute path",
+        suite={"edit": lambda text: text + f" {'0' * 64} 1 /etc/passwd\n"},
+        said="outside its folder",
+    ),
+    Odd(name="a size in words", suite={"edit": lambda text: text + f" {'0' * 64} many x\n"}, said="not a line of"),
+    Odd(name="a size below zero", suite={"edit": lambda text: text + f" {'0' * 64} -1 x\n"}, said="not a line of"),
+    Odd(
+        name="a size of twenty digits",
+        suite={"edit": lambda text: text + f" {'0' * 64} {'1' * 20} x\n"},
+        said="not a line of a SHA256 section",
+    ),
+    Odd(name="a short digest", suite={"edit": lambda text: text + f" {'0' * 40} 1 x\n"}, said="not a line of"),
+    Odd(
+        name="an MD5 section beside it",
+        suite={"edit": lambda text: text.replace("SHA256:", f"MD5Sum:\n {'0' * 32} 1 main/x\nSHA256:")},
+        error=None,
+    ),
+    Odd(name="lines that end in CR LF", suite={"wrap": lambda data: data.replace(b"\n", b"\r\n")}, error=None),
+    Odd(
+        name="the debug suite of the same name",
+        suite={"fields": {"Suite": "stable-debug", "Codename": "trixie-debug"}},
+        said="asked for the suite `trixie`, the signed Release is of `stable-debug` or `trixie-debug`",
+    ),
     Odd(name="two stanzas", suite=edited("Description", "\nDescription"), said="one stanza|SHA256|Date"),
     Odd(
         name="no such component",
@@ -300,7 +328,12 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("odd", ODD, ids=lambda o: o.name)
+def counted(odd: Odd) -> Any:
+    kind = "trust-accepted" if odd.error is None else "trust-refused"
+    return pytest.param(odd, marks=pytest.mark.counts(kind), id=odd.name)
+
+
+@pytest.mark.parametrize("odd", [counted(odd) for odd in ODD])
 def test_release_files(archive: Archive, store: Store, odd: Odd) -> None:
     archive.suite(odd.target, **odd.suite)
     wanted = sources(archive, pockets=())
@@ -316,6 +349,7 @@ def test_release_files(archive: Archive, store: Store, odd: Odd) -> None:
     assert not list((store.root / "seen").glob("*/*")), "a refused Release must not count as seen"
 
 
+@pytest.mark.counts("trust-refused")
 def test_an_older_release_than_the_one_seen_is_refused(archive: Archive, store: Store) -> None:
     run(store, sources(archive))
     archive.suite("trixie-security", date=DATE - DAY)
@@ -329,6 +363,124 @@ def test_an_older_release_than_the_one_seen_is_refused(archive: Archive, store: 
         run(store, sources(archive))
 
 
+@pytest.mark.counts("trust-refused")
+def test_a_replay_by_another_mirror_is_refused_for_the_lock_and_told_without_one(
+    tmp_path: Path, archive: Archive, store: Store
+) -> None:
+    old = Archive(tmp_path / "old")
+    old.add("hello", "0.9", architecture="amd64")
+    for suite in old.suites:
+        old.suite(suite, date=DATE - DAY)
+    found = run(store, sources(archive))
+    dates = {(s.source, s.suite): s.date for s in found.suites}
+    with pytest.raises(TrustError, match="the lock knows one of 2025-06-15"):
+        run(store, sources(old), not_before=dates)
+    said: list[str] = []
+    again = refresh(store, [sources(old)], http=http(tell=said.append), policy=Policy(now=NOW))
+    assert {s.date for s in again.suites} == {DATE - DAY}, "a mirror that lags behind may be used on purpose"
+    assert len(said) == 3 and all("another mirror had one of 2025-06-15" in line for line in said)
+    refresh(store, [sources(archive)], http=http(tell=said.append), policy=Policy(now=NOW))
+    assert len(said) == 3
+    with pytest.raises(TrustError, match="not an accepted"):
+        run(store, sources(old, keyring=keyring.parse(OTHER.public(), "other keys")))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://m.example/debian", "https://m.example/debian", True),
+        ("http://m.example/debian", "http://user:x@M.example:80//debian/", True),
+        ("https://m.example:443/debian", "http://m.example/debian", True),
+        ("http://m.example:8080/debian", "http://m.example/debian", False),
+        ("http://m.example/debian", "http://n.example/debian", False),
+        ("file:/srv/debian", "http://srv/debian", False),
+    ],
+)
+def test_which_addresses_share_a_memory(one: str, other: str, same: bool) -> None:
+    places = {
+        inrelease._place(source.SuiteSource(name="trixie", archive=parse(address, "test"))) for address in (one, other)
+    }
+    assert (len(places) == 1) == same
+
+
+LISTED = "main/binary-amd64/Packages"
+
+
+def relisted(archive: Archive, change: Callable[[str], str]) -> None:
+    """Sign another Release over the same indices."""
+    suite = archive.suite("trixie", by_hash=False)
+    archive.publish()
+    text = (suite.folder / "Release").read_text()
+    changed = change(text)
+    assert changed != text
+    archive._sign(suite, changed, [Signing(key=archive.key, created=DATE)])
+
+
+def sized(path: str, by: int) -> Callable[[str], str]:
+    return lambda text: re.sub(
+        rf"(\d+) ({re.escape(path)})$", lambda m: f"{int(m[1]) + by} {m[2]}", text, flags=re.MULTILINE
+    )
+
+
+def other_digest(path: str) -> Callable[[str], str]:
+    return lambda text: re.sub(rf" [0-9a-f]{{64}} +(\d+) ({re.escape(path)})$", rf" {'0' * 64} \1 \2", text, flags=re.M)
+
+
+@pytest.mark.counts("trust-refused")
+@pytest.mark.parametrize("remote", [True, False])
+@pytest.mark.parametrize(
+    ("listed", "change", "said"),
+    [
+        (("xz",), sized(f"{LISTED}.xz", 1), "is not the one that its signed Release lists"),
+        (("xz",), sized(f"{LISTED}.xz", -1), "is not the one that its signed Release lists"),
+        (("xz",), other_digest(f"{LISTED}.xz"), "is not the one that its signed Release lists"),
+        (("none", "xz"), sized(LISTED, 1), "does not unpack to what|is not the one"),
+        (("none", "xz"), sized(LISTED, -1), "unpacks to more than the|is not the one"),
+        (("none", "xz"), other_digest(LISTED), "does not unpack to what|is not the one"),
+        (
+            ("none",),
+            lambda text: re.sub(rf"(\d+) {LISTED}$", f"{3 << 30} {LISTED}", text, flags=re.M),
+            "larger than the",
+        ),
+        (("none",), lambda text: re.sub(rf"(\d+) {LISTED}$", f"0 {LISTED}", text, flags=re.M), "is not the one"),
+    ],
+    ids=["larger", "smaller", "digest", "unpacks larger", "unpacks smaller", "unpacks to other", "huge", "no bytes"],
+)
+def test_an_index_that_does_not_fit(
+    archive: Archive, store: Store, listed: tuple[str, ...], change: Callable[[str], str], said: str, remote: bool
+) -> None:
+    archive.suite("trixie", listed=listed, by_hash=False)
+    relisted(archive, change)
+    with archive.serve() as server:
+        for suffix in ("", ".gz") if "xz" in listed else ():
+            server.fault(f"*/Packages{suffix}", "status", times=None, status=404)
+        if not remote:
+            for suffix in ("", ".gz") if "xz" in listed else ():
+                (archive.suites["trixie"].folder / f"{LISTED}{suffix}").unlink(missing_ok=True)
+        with pytest.raises((MirrorError, TrustError), match=said):
+            run(store, sources(archive, server.uri if remote else None, pockets=()))
+    assert not list((store.root / "indices").glob("*/*"))
+    assert not list((store.root / "seen").glob("*/*"))
+    assert not list((store.root / "tmp").iterdir())
+
+
+@pytest.mark.counts("trust-refused")
+@pytest.mark.parametrize("other", ["main/binary-arm64", "contrib/binary-amd64"], ids=["architecture", "component"])
+def test_the_index_of_another_architecture_or_component_in_its_place(tmp_path: Path, store: Store, other: str) -> None:
+    archive = Archive(tmp_path / "a", components=("main", "contrib"), architectures=("amd64", "arm64"))
+    archive.add("hello", "1.0", architecture="amd64")
+    archive.add("evil", "1.0", architecture=other.rpartition("-")[2], component=other.partition("/")[0])
+    archive.suite("trixie", by_hash=False)
+    archive.publish()
+    folder = archive.suites["trixie"].folder
+    for suffix in ("", ".gz", ".xz"):
+        (folder / f"{LISTED}{suffix}").write_bytes((folder / f"{other}/Packages{suffix}").read_bytes())
+    with pytest.raises(MirrorError, match="`trixie/main/amd64` is not the one that its signed Release lists"):
+        run(store, sources(archive, pockets=()))
+    assert not list((store.root / "indices").glob("*/*"))
+
+
+@pytest.mark.counts("trust-refused")
 @pytest.mark.parametrize("forms", [("InRelease",), DETACHED])
 def test_unsigned_sources_must_be_called_trusted(archive: Archive, store: Store, forms: tuple[str, ...]) -> None:
     for suite in archive.suites:
@@ -340,12 +492,14 @@ def test_unsigned_sources_must_be_called_trusted(archive: Archive, store: Store,
     assert {s.fingerprint for s in found.suites} == {""}
 
 
+@pytest.mark.counts("trust-refused")
 def test_a_trusted_source_is_read_inside_its_signature_only(archive: Archive, store: Store) -> None:
     archive.suite("trixie", wrap=lambda data: b"Origin: Evil\n" + data)
     with pytest.raises(TrustError, match="not a `Field: value` line"):
         run(store, sources(archive, keyring=None))
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
@@ -376,6 +530,7 @@ def test_a_mirror_that_lies_for_good_is_refused(
     assert not list((store.root / "tmp").iterdir())
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
@@ -420,6 +575,7 @@ def test_listed_forms_that_are_missing_are_passed_over(archive: Archive, store: 
         assert server.paths("*/Packages.gz")
 
 
+@pytest.mark.counts("trust-refused")
 def test_signed_garbage_is_not_unpacked_without_bound(archive: Archive, store: Store) -> None:
     archive.suite("trixie", listed=("xz",), by_hash=False)
     archive.publish()
@@ -435,10 +591,11 @@ def test_signed_garbage_is_not_unpacked_without_bound(archive: Archive, store: S
         run(store, sources(archive, pockets=()))
 
 
+@pytest.mark.counts("trust-refused")
 def test_an_inrelease_without_end_is_not_read(archive: Archive, store: Store) -> None:
     with archive.serve() as server:
         server.fault("*/InRelease", "body", times=None, content=b"x" * ((32 << 20) + 1))
-        with pytest.raises(MirrorError, match="more than the 33554432 that are taken"):
+        with pytest.raises(MirrorError, match="more than the 4194304 that are taken"):
             run(store, sources(archive, server.uri, pockets=()))
 
 
@@ -449,6 +606,7 @@ def test_an_unchanged_inrelease_is_not_sent_again(archive: Archive, store: Store
         assert "if-modified-since" in server.requests[-1][1]
 
 
+@pytest.mark.counts("trust-accepted")
 def test_a_snapshot_pins_every_pocket(tmp_path: Path, store: Store, archive: Archive) -> None:
     date = "20250101T000000Z"
     for suite in archive.suites:

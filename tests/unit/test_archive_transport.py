@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,7 @@ def test_https_by_the_systems_authorities(
         assert read(server.uri) == b"content"
 
 
+@pytest.mark.counts("trust-refused")
 @needs_openssl
 def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(folder: Path, certificate: tuple[Path, Path]) -> None:
     with Server(folder, tls=certificate) as server:
@@ -62,6 +66,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(folder: Path, 
         assert server.requests == []
 
 
+@pytest.mark.counts("trust-refused")
 @needs_openssl
 def test_a_redirect_from_https_to_http_is_refused(
     folder: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
@@ -78,6 +83,7 @@ def test_a_redirect_from_https_to_http_is_refused(
             read(plain.uri)
 
 
+@pytest.mark.counts("trust-accepted")
 @needs_openssl
 def test_a_redirect_from_http_to_https_is_followed(
     folder: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
@@ -88,12 +94,59 @@ def test_a_redirect_from_http_to_https_is_followed(
         assert read(plain.uri) == b"content"
 
 
+@pytest.mark.counts("trust-refused")
 def test_credentials_in_a_redirect_are_not_shown(folder: Path) -> None:
     with Server(folder) as server:
         server.fault("*", "redirect", times=None, location="ftp://user:s3cr3t@mirror.example/x")
         with pytest.raises(MirrorError) as caught:
             read(server.uri)
         assert "s3cr3t" not in str(caught.value)
+
+
+@contextlib.contextmanager
+def tunnels(asked: list[bytes]) -> Iterator[str]:
+    """Yield the address of a proxy that opens tunnels (RFC 9110, 9.3.6), one after the other; `asked`: their heads."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # at the end, when nobody listens
+            while True:
+                near, _ = listener.accept()
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += near.recv(65536)
+                asked.append(head)
+                host, _, port = head.split()[1].decode().rpartition(":")
+                far = socket.create_connection((host, int(port)))
+                near.sendall(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=copied, args=(one, other), daemon=True).start()
+
+    def copied(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@needs_openssl
+@pytest.mark.counts("trust-accepted")
+def test_https_through_a_proxy_keeps_each_login_to_its_own(
+    folder: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    asked: list[bytes] = []
+    with Server(folder, tls=certificate) as server, tunnels(asked) as proxy:
+        client = Http({"https_proxy": f"http://me:pr0xy@{proxy}"}, backoff=0.01)
+        address = parse(server.uri.replace("//", "//user:s3cr3t@"), "test").join("file")
+        assert client.read(address, 100)[0] == b"content"
+        client.close()
+        ((_, headers),) = server.requests
+    assert b"Proxy-Authorization: Basic bWU6cHIweHk=" in asked[0] and b"\r\nAuthorization" not in asked[0]
+    assert headers["authorization"] == "Basic dXNlcjpzM2NyM3Q=" and "proxy-authorization" not in headers
 
 
 @pytest.mark.parametrize(

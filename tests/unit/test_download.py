@@ -122,6 +122,7 @@ PASSING = [
 ]
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize(("kind", "more"), PASSING, ids=lambda v: str(v))
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_passing_fault_is_overcome(
@@ -138,6 +139,7 @@ def test_a_passing_fault_is_overcome(
         assert len(said) == 1 and "trying again in" in said[0]
 
 
+@pytest.mark.counts("fault")
 def test_a_broken_transfer_is_taken_up_where_it_broke(store: Store, pool: Path, server: Server) -> None:
     server.fault("*", "truncate", after=600_000, times=1)
     server.fault("*", "truncate", after=650_000, times=1)
@@ -148,6 +150,7 @@ def test_a_broken_transfer_is_taken_up_where_it_broke(store: Store, pool: Path, 
     assert 0 < starts[0] <= 600_000 <= starts[1] + 600_000 and len(starts) == 2
 
 
+@pytest.mark.counts("fault")
 def test_a_transfer_that_always_breaks_further_on_is_not_given_up(store: Store, pool: Path, server: Server) -> None:
     for step in range(1, 10):
         server.fault("*", "truncate", after=step * 70_000)
@@ -175,6 +178,7 @@ LASTING = [
 ]
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize(("kind", "more", "said", "error"), LASTING, ids=lambda v: str(v)[:40])
 def test_a_lasting_fault_is_an_error_and_leaves_nothing(
     store: Store, pool: Path, server: Server, kind: str, more: dict[str, Any], said: str, error: type[MkrootError]
@@ -199,6 +203,7 @@ def test_a_content_encoding_is_the_files_own_and_left_alone(store: Store, pool: 
     assert len(server.requests) == 1
 
 
+@pytest.mark.counts("trust-accepted")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_followed(store: Store, pool: Path, server: Server, status: int) -> None:
     (pool.parent / "elsewhere").symlink_to(pool)
@@ -207,6 +212,7 @@ def test_redirects_are_followed(store: Store, pool: Path, server: Server, status
     assert server.paths("/elsewhere/*")
 
 
+@pytest.mark.counts("trust-refused")
 def test_five_redirects_are_followed_and_six_are_not(store: Store, pool: Path, server: Server) -> None:
     fault = server.fault("/pool/*", "redirect", times=5)
     list(fetch(store, big(pool, server.base), http=http()))
@@ -216,6 +222,7 @@ def test_five_redirects_are_followed_and_six_are_not(store: Store, pool: Path, s
         list(fetch(other, big(pool, server.base), http=http()))
 
 
+@pytest.mark.counts("trust-refused")
 def test_credentials_are_sent_and_never_shown(store: Store, pool: Path, server: Server) -> None:
     basic = "Basic dXNlcjpzM2NyM3Q="
     server.authorize = lambda headers: headers.get("authorization") == basic
@@ -231,6 +238,7 @@ def test_credentials_are_sent_and_never_shown(store: Store, pool: Path, server: 
     assert "s3cr3t" not in str(caught.value)
 
 
+@pytest.mark.counts("trust-refused")
 def test_credentials_do_not_follow_a_redirect_to_another_host(store: Store, pool: Path, server: Server) -> None:
     with Server(pool.parent) as other:
         server.fault("*", "redirect", location=f"{other.base}/pool/p0_1.0~rc+1_all.deb")
@@ -264,6 +272,7 @@ def test_the_user_agent_says_who_asks(store: Store, pool: Path, server: Server) 
     assert server.requests[0][1]["user-agent"].startswith("mkroot/")
 
 
+@pytest.mark.counts("fault")
 def test_a_server_that_is_not_there(store: Store, pool: Path) -> None:
     said: list[str] = []
     with pytest.raises(MirrorError, match="no luck after 3 attempts: no connection"):
@@ -271,6 +280,7 @@ def test_a_server_that_is_not_there(store: Store, pool: Path) -> None:
     assert len(said) == 2
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d[:-1] + b"?", lambda d: b"", lambda d: d + b"x"])
 def test_damage_in_the_store_is_mended_whatever_its_mtime_says(
     store: Store, pool: Path, server: Server, change: Any
@@ -292,6 +302,7 @@ def test_offline_without_the_package(store: Store, pool: Path, server: Server) -
     assert server.requests == []
 
 
+@pytest.mark.counts("trust-refused")
 def test_local_files_that_lie(store: Store, pool: Path) -> None:
     jobs = wanted(pool, f"file:{pool.parent}")
     victim = pool / "p0_1.0~rc+1_all.deb"
@@ -310,6 +321,7 @@ def test_local_files_that_lie(store: Store, pool: Path) -> None:
         list(fetch(store, jobs, http=http()))
 
 
+@pytest.mark.counts("trust-refused")
 @pytest.mark.parametrize(("digest", "size"), [("", 10), ("../../x", 10), ("0" * 64, 0), ("0" * 64, 1 << 40)])
 def test_promises_that_cannot_be_kept(store: Store, digest: str, size: int) -> None:
     address = parse("http://mirror.example", "t").join("pool/x")
@@ -317,6 +329,7 @@ def test_promises_that_cannot_be_kept(store: Store, digest: str, size: int) -> N
         list(fetch(store, [Wanted(name="x", address=address, sha256=digest, size=size)], http=http()))
 
 
+@pytest.mark.counts("fault")
 def test_giving_up_ends_the_transfers_and_leaves_nothing(store: Store, pool: Path, server: Server) -> None:
     server.fault("*", "slow", times=None, seconds=0.05)
     client = http()
@@ -361,6 +374,7 @@ def test_what_is_no_local_deb(store: Store, tmp_path: Path, kind: str) -> None:
     assert nothing_left(store)
 
 
+@pytest.mark.counts("fault")
 def test_a_full_disk_is_told(store: Store, pool: Path) -> None:
     """/dev/full stands for the disk: a real write that really fails with ENOSPC."""
 

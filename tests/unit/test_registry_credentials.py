@@ -124,6 +124,7 @@ def test_a_credential_helper_keeps_finds_and_erases(tmp_path: Path, setting: dic
     assert credentials.drop(HOST) and not (tmp_path / "kept/entry").exists()
 
 
+@pytest.mark.counts("trust-refused")
 @pytest.mark.parametrize(
     ("script", "message"),
     [
@@ -142,6 +143,7 @@ def test_a_helper_that_fails_is_told_without_its_words(tmp_path: Path, script: s
     assert "secret" not in str(e.value)
 
 
+@pytest.mark.counts("trust-refused")
 @pytest.mark.parametrize(
     ("document", "message"),
     [

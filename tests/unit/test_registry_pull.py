@@ -16,6 +16,7 @@ import pytest
 from mkroot.errors import ImageError, MkrootError
 from mkroot.oci.model import DOCKER_LAYER, DOCKER_MANIFEST, INDEX
 from mkroot.oci.reference import Reference
+from mkroot.oci.registry import pull as pull_module
 from mkroot.oci.registry.pull import Wanted, pull
 from mkroot.oci.registry.registry import Registry
 from mkroot.oci.registry.repository import Repository
@@ -118,6 +119,7 @@ def half(request: Request) -> None:
     request.close_connection = True
 
 
+@pytest.mark.counts("fault")
 def test_a_transfer_that_breaks_goes_on_where_it_broke(registry: MemoryRegistry, tmp_path: Path) -> None:
     reference = served(registry, tmp_path)
     ranges: list[str] = []
@@ -145,6 +147,7 @@ def test_a_registry_without_ranges_is_read_from_the_start(registry: MemoryRegist
     assert here.layout().path(digest_of(BIG)).read_bytes() == BIG
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 def test_what_may_pass_is_tried_again(registry: MemoryRegistry, tmp_path: Path, status: int) -> None:
     reference = served(registry, tmp_path)
@@ -154,6 +157,7 @@ def test_what_may_pass_is_tried_again(registry: MemoryRegistry, tmp_path: Path, 
     assert pulled(here, reference).received
 
 
+@pytest.mark.counts("fault")
 def test_patience_ends(registry: MemoryRegistry, tmp_path: Path) -> None:
     reference = served(registry, tmp_path)
     registry.once("GET", digest_of(BIG), lambda r: r.cut(), times=100)
@@ -275,6 +279,7 @@ LIES: dict[str, tuple[Callable[[MemoryRegistry], None], str]] = {
 }
 
 
+@pytest.mark.counts("trust-refused")
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_told_and_nothing_is_kept(registry: MemoryRegistry, tmp_path: Path, lie: str) -> None:
     reference = served(registry, tmp_path)
@@ -286,6 +291,7 @@ def test_a_lie_is_told_and_nothing_is_kept(registry: MemoryRegistry, tmp_path: P
     assert nothing_kept(here)
 
 
+@pytest.mark.counts("trust-refused")
 def test_a_digest_is_a_promise(registry: MemoryRegistry, tmp_path: Path) -> None:
     reference = served(registry, tmp_path)
     digest = a_store(tmp_path / "source").find(reference).digest
@@ -297,6 +303,7 @@ def test_a_digest_is_a_promise(registry: MemoryRegistry, tmp_path: Path) -> None
     assert nothing_kept(here)
 
 
+@pytest.mark.counts("trust-refused")
 def test_layers_without_a_diff_id_are_refused(registry: MemoryRegistry, tmp_path: Path) -> None:
     reference = served(registry, tmp_path, diff_ids=3)
     here = a_store(tmp_path / "here")
@@ -335,6 +342,18 @@ def test_the_index_itself_with_all_its_images(registry: MemoryRegistry, tmp_path
     assert here.load(here.find(reference, "arm64")).config.architecture == "arm64"
 
 
+@pytest.mark.counts("trust-refused")
+def test_an_index_of_no_end_of_manifests_is_not_taken(
+    registry: MemoryRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = an_index(registry, tmp_path)
+    monkeypatch.setattr(pull_module, "DOCUMENTS", 900)
+    here = a_store(tmp_path / "here")
+    with pytest.raises(ImageError, match="more than 0 MiB of manifests"):
+        pulled(here, reference, msgspec.structs.replace(AMD64, every=True))
+    assert nothing_kept(here)
+
+
 def test_a_statement_in_an_index_is_kept_and_never_chosen(registry: MemoryRegistry, tmp_path: Path) -> None:
     """BuildKit writes what it knows of an image beside it, as a manifest for an unknown platform."""
     reference = f"{registry.host}/team/stated:1"
@@ -364,6 +383,7 @@ def test_the_message_says_which_architectures_there_are(registry: MemoryRegistry
 # An end on the way
 
 
+@pytest.mark.counts("fault")
 def test_a_pull_that_is_interrupted_leaves_nothing(registry: MemoryRegistry, tmp_path: Path) -> None:
     reference = served(registry, tmp_path)
     sent, over = threading.Event(), threading.Event()
@@ -409,6 +429,7 @@ def test_a_tag_that_is_not_there(registry: MemoryRegistry, tmp_path: Path) -> No
         pulled(here, f"{registry.host}/team/box@sha256:{'0' * 64}")
 
 
+@pytest.mark.counts("fault")
 def test_nobody_answers(tmp_path: Path) -> None:
     here = a_store(tmp_path / "here")
     with memory_registry() as gone:
@@ -421,6 +442,7 @@ def test_nobody_answers(tmp_path: Path) -> None:
         pulled(here, "nowhere.invalid/box:1")
 
 
+@pytest.mark.counts("fault")
 def test_something_else_answers(registry: MemoryRegistry, tmp_path: Path) -> None:
     registry.once("GET", "/v2/", lambda r: r.answer(404, b"<html>not here</html>"))
     with pytest.raises(ImageError, match="this is not a registry: the registry answers with status 404"):
@@ -444,6 +466,7 @@ def test_through_a_proxy(registry: MemoryRegistry, tmp_path: Path) -> None:
     assert {login for _, login in sent} == {"Basic bWU6c2VjcmV0"}
 
 
+@pytest.mark.counts("trust-refused")
 def test_no_login_is_carried_to_where_a_blob_lies(registry: MemoryRegistry, tmp_path: Path) -> None:
     reference = served(registry, tmp_path)
     with memory_registry() as elsewhere:
@@ -470,6 +493,7 @@ def basic(request: Request) -> bool:
     return True
 
 
+@pytest.mark.counts("trust-refused")
 def test_a_redirect_out_of_tls_is_not_followed(tmp_path: Path) -> None:
     registry = Registry("registry.example", environ(a_store(tmp_path)))
     here = "https://registry.example/v2/x"
@@ -481,6 +505,7 @@ def test_a_redirect_out_of_tls_is_not_followed(tmp_path: Path) -> None:
         registry.target(here, "http://blobs.example/y")
 
 
+@pytest.mark.counts("trust-refused")
 @pytest.mark.parametrize(
     "location",
     [

@@ -14,11 +14,13 @@ from msgspec import Struct
 from mkroot.errors import ImageError
 from mkroot.oci.registry.credentials import Credential
 from mkroot.oci.registry.refusal import LIMIT, denied, refused
-from mkroot.oci.registry.wire import Reply, web_address
+from mkroot.oci.registry.wire import Reply, shown, web_address
 
 SHORTEST = 60  # seconds that a token is good for where the server tells less, or nothing
 CLIENT = "mkroot"
-_PAIR = re.compile(r'([A-Za-z][A-Za-z0-9_-]*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*(?:,\s*|$)')
+_PAIR = re.compile(
+    r'(?<![A-Za-z0-9_-])([A-Za-z][A-Za-z0-9_-]*+)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]++))\s*+(?:,\s*+|$)'
+)
 Send = Callable[[str, str, Mapping[str, str], bytes | None], Reply]
 
 
@@ -89,7 +91,7 @@ class Access:
         split = web_address(challenge.realm)
         if self._secure and split.scheme != "https":
             raise ImageError(
-                f"the registry sends us for a token to `{challenge.realm[:200]}`, which is not under TLS",
+                f"the registry sends us for a token to `{shown(challenge.realm)}`, which is not under TLS",
                 where=self._host,
                 hint="no login is sent there; ask whoever looks after the registry",
             )
@@ -126,7 +128,7 @@ def _token(data: bytes, host: str) -> tuple[str, float]:
         found = json.loads(data)
         token = found.get("token") or found.get("access_token")
         seconds = float(found.get("expires_in") or SHORTEST)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         token, seconds = None, 0.0
     if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
         raise ImageError("the registry's token service answers without a token", where=host)

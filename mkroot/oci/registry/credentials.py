@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from msgspec import Struct
 from mkroot.errors import ImageError, MkrootError
 
 HELPER_TIMEOUT = 60  # seconds; a helper may ask the user for the key of a wallet
+HELPER_LIMIT = 64 << 10  # bytes of a helper's answer
+FILE_LIMIT = 4 << 20  # bytes of a file with logins
 TOKEN_USER = "<token>"  # a helper's user name that says: the secret is an identity token (docker-credential-helpers)
 
 
@@ -121,15 +124,7 @@ class Credentials:
         """Run a helper; None where it has nothing for the host. Its words may be secret, and are not shown."""
         program = f"docker-credential-{helper}"
         try:
-            done = subprocess.run(
-                [program, action],
-                input=given,
-                capture_output=True,
-                text=True,
-                timeout=HELPER_TIMEOUT,
-                env=dict(self._environ),
-                check=False,
-            )
+            status, out, errors = _output([program, action], given, self._environ)
         except (OSError, ValueError) as e:
             raise ImageError(
                 f"the credential helper `{program}` cannot be run: {getattr(e, 'strerror', None) or e}",
@@ -138,12 +133,14 @@ class Credentials:
             ) from None
         except subprocess.TimeoutExpired:
             raise ImageError(f"the credential helper `{program}` does not answer") from None
-        if done.returncode == 0:
-            return done.stdout
-        if "not found" in done.stdout + done.stderr and action == "get":
+        if len(out) > HELPER_LIMIT:
+            raise ImageError(f"the credential helper `{program}` answers with more than {HELPER_LIMIT} bytes")
+        if status == 0:
+            return out.decode("utf-8", "replace")
+        if b"not found" in out + errors and action == "get":
             return None
         raise ImageError(
-            f"the credential helper `{program}` failed to {action} the login for `{host}` (status {done.returncode})"
+            f"the credential helper `{program}` failed to {action} the login for `{host}` (status {status})"
         )
 
     @contextlib.contextmanager
@@ -169,6 +166,42 @@ class Credentials:
             os.close(folder)
 
 
+def _output(command: list[str], given: str, environ: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+    """Run a program; return its status, and of what it writes little more than HELPER_LIMIT.
+
+    One that writes more is ended. Raises OSError, TimeoutExpired.
+    """
+    import selectors
+
+    until = time.monotonic() + HELPER_TIMEOUT
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(environ)) as process:
+        assert process.stdin and process.stdout and process.stderr
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(given.encode())
+                process.stdin.close()
+            out, errors = process.stdout.fileno(), process.stderr.fileno()
+            found = {out: b"", errors: b""}
+            with selectors.DefaultSelector() as selector:
+                for fd in found:
+                    selector.register(fd, selectors.EVENT_READ)
+                while selector.get_map() and all(len(data) <= HELPER_LIMIT for data in found.values()):
+                    if (left := until - time.monotonic()) <= 0:
+                        raise subprocess.TimeoutExpired(command, HELPER_TIMEOUT)
+                    for key, _ in selector.select(left):
+                        data = os.read(key.fd, HELPER_LIMIT)
+                        found[key.fd] += data
+                        if not data:
+                            selector.unregister(key.fd)
+                if selector.get_map():
+                    process.kill()
+            return process.wait(max(0.0, until - time.monotonic())), found[out], found[errors]
+        except BaseException:
+            process.kill()
+            raise
+
+
 def _unwritable(error: OSError, path: Path) -> ImageError:
     return ImageError(
         f"the login cannot be kept: {error.strerror}", where=str(path), hint="name another folder in DOCKER_CONFIG"
@@ -192,11 +225,14 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
+            data = f.read(FILE_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as e:
         raise ImageError(f"the file with logins cannot be read: {e.strerror}", where=str(path)) from e
+    if len(data) > FILE_LIMIT:
+        raise ImageError(f"the file with logins has more than {FILE_LIMIT} bytes", where=str(path))
     try:
         document = json.loads(data or b"{}")
     except (ValueError, RecursionError):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+from mkroot.archive.http import PROGRESS
 from mkroot.errors import ImageError
 from mkroot.oci.model import Descriptor
 from mkroot.oci.registry.refusal import refused
@@ -33,7 +34,7 @@ def download(repository: Repository, blob: Descriptor, aside: Path, advance: Adv
                 one.attempt(repository)
                 break
             except BrokenError as e:
-                failures = 1 if one.at > before else failures + 1
+                failures = 1 if one.at - before >= PROGRESS else failures + 1
                 if failures >= ATTEMPTS:
                     raise given_up(failures, str(e), where) from None
                 repository.registry.pause(str(e), failures)

@@ -41,6 +41,7 @@ from mkroot.store.store import Store
 
 CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 LARGEST = 64 << 30  # bytes of a layer; more is a lie, or nothing for a store that one user keeps
+DOCUMENTS = 64 << 20  # bytes of manifests below an index that is pulled with all its images
 UNKNOWN = "unknown"  # the architecture of what is no image, in an index
 _DEPTH = 3  # an index in an index in an index
 
@@ -176,7 +177,13 @@ def _find(
     if not wanted.every:
         chosen = _choose(children, str(reference), wanted)
         return _find(repository, _child(repository, chosen), reference, wanted, depth + 1, chosen.platform)
-    parts = [_find(repository, _child(repository, d), reference, wanted, depth + 1, d.platform) for d in children]
+    parts: list[_Found] = []
+    size = 0
+    for row in children:
+        parts.append(_find(repository, _child(repository, row), reference, wanted, depth + 1, row.platform))
+        size += sum(len(d.data) for d in parts[-1].documents)
+        if size > DOCUMENTS:
+            raise ImageError(f"the index names more than {DOCUMENTS >> 20} MiB of manifests", where=where)
     documents = {d.descriptor.digest: d for part in parts for d in part.documents}
     images = {d.digest: (d, m) for part in parts for d, m in part.images}
     return _Found(top=top.descriptor, documents=(*documents.values(), top), images=tuple(images.values()))

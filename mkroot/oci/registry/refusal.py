@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 from mkroot.errors import ImageError
 from mkroot.oci.registry.wire import BrokenError, Reply
 
 LIMIT = 64 << 10  # bytes of an answer that are read for its words
+_SENT = re.compile(r"\b(Basic|Bearer)\s+\S+", re.IGNORECASE)  # what a careless server repeats of what it was sent
 
 
 class RefusedError(ImageError):
@@ -64,5 +66,5 @@ def _told(data: bytes) -> tuple[tuple[str, ...], str]:
     except (ValueError, AttributeError, TypeError, RecursionError):
         return (), ""
     codes = tuple(str(e.get("code", "")).upper()[:100] for e in rows)
-    words = [str(e.get("message") or e.get("code") or "").strip()[:300] for e in rows]
+    words = [_SENT.sub(r"\1 ***", str(e.get("message") or e.get("code") or "").strip()[:1000])[:300] for e in rows]
     return codes, "; ".join(dict.fromkeys(w for w in words if w))

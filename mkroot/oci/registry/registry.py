@@ -9,14 +9,13 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 
 import mkroot
-from mkroot.archive.address import masked
-from mkroot.errors import ImageError
+from mkroot.errors import ImageError, masked
 from mkroot.oci.reference import Reference
 from mkroot.oci.registry.access import Access, Challenge, parse
 from mkroot.oci.registry.credentials import Credential, Credentials
 from mkroot.oci.registry.refusal import LIMIT, denied, refused
 from mkroot.oci.registry.trust import Trust, context, named_for
-from mkroot.oci.registry.wire import Body, BrokenError, Reply, TlsError, Wire, web_address
+from mkroot.oci.registry.wire import Body, BrokenError, Reply, TlsError, Wire, shown, web_address
 
 ATTEMPTS = 5  # in a row without progress
 BACKOFF = 0.5  # seconds before the second attempt; doubled for each one more
@@ -251,7 +250,7 @@ class Registry:
         if new.netloc.lower() == old.netloc.lower():
             return urllib.parse.urlunsplit(new._replace(scheme=old.scheme))
         if old.scheme == "https" and new.scheme != "https":
-            raise ImageError(f"the registry redirects to `{masked(found)[:200]}`, out of TLS", where=self.host)
+            raise ImageError(f"the registry redirects to `{shown(found)}`, out of TLS", where=self.host)
         return found
 
     def _own(self, url: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from mkroot.errors import StoreError
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 
 KIND = "registries"
@@ -24,8 +25,8 @@ class Seen:
         self._store = store
         self._path = store.path(KIND, hashlib.sha256(host.encode()).hexdigest())
         self._blobs: dict[str, list[str]] = {}
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            self._blobs = msgspec.json.decode(self._path.read_bytes(), type=dict[str, list[str]])
+        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+            self._blobs = msgspec.json.decode(opened(self._path.read_bytes()), type=dict[str, list[str]])
 
     def elsewhere(self, digest: str, repository: str) -> list[str]:
         """Return other repositories that had a blob, the newest first."""
@@ -38,7 +39,7 @@ class Seen:
             self._blobs[digest] = [*known, repository][-REPOSITORIES:]
         for digest in list(self._blobs)[:-BLOBS]:
             del self._blobs[digest]
-        data = msgspec.json.encode(self._blobs)
+        data = sealed(msgspec.json.encode(self._blobs))
         with contextlib.suppress(OSError, StoreError), self._store.writing(KIND, self._path.name, sync=False) as aside:
             aside.write_bytes(data)
             self._path.unlink(missing_ok=True)

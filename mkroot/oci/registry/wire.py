@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from mkroot.archive import proxy
-from mkroot.errors import ImageError
+from mkroot.archive import pace, proxy
+from mkroot.errors import ImageError, masked_address
 
 if TYPE_CHECKING:
     import ssl
@@ -210,6 +210,7 @@ class Wire:
                 connection.set_tunnel(host, port, headers=proxy.headers(through) or {})
         else:
             connection = http.client.HTTPConnection(to, at, timeout=CONNECT_TIMEOUT)
+        connection.response_class = pace.Response
         try:
             connection.connect()
         except ssl.SSLCertVerificationError as e:
@@ -237,8 +238,13 @@ def web_address(url: str) -> urllib.parse.SplitResult:
     except ValueError:
         fine = False
     if not fine or not url.isascii() or not url.isprintable() or " " in url:
-        raise ImageError(f"the registry names an address that is no web address: `{url[:200]}`")
+        raise ImageError(f"the registry names an address that is no web address: `{shown(url)}`")
     return split
+
+
+def shown(url: str) -> str:
+    """Return an address that a registry gave, for messages: what stands after a `?` may be a key to what is there."""
+    return masked_address(url.partition("?")[0])[:200]
 
 
 def _closed(sock: Any) -> bool:
