@@ -7,13 +7,17 @@ from collections.abc import Iterator
 
 import msgspec
 
+from mkroot.debian.control import NAME_LIMIT, check_control_files
 from mkroot.errors import PackageError
-from mkroot.tar.entry import FILE, HARDLINK, Entry
+from mkroot.tar.entry import DIR, FILE, Entry
 from mkroot.tar.read import entries
 from mkroot.tar.stream import Corrupt, Stream, decompress
 
 CONTROL_LIMIT = 64 << 20  # bytes of an unpacked control archive
 CONTROL_NAMES = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
+FORMATS = re.compile(rb"2\.[0-9]+\n")  # how debian-binary begins; more lines may follow
+CONTROL_KINDS, DATA_KINDS = ("gz", "xz", "zst"), ("gz", "xz", "zst", "bz2", "lzma")
+DATE_LIMIT = 1 << 33  # seconds, the first that a tar header cannot hold
 
 
 class Deb(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +69,9 @@ def _ar_members(data: memoryview, where: str) -> Iterator[tuple[str, int, memory
         head = bytes(data[pos : pos + 60])
         if len(head) < 60 or head[58:] != b"`\n":
             raise PackageError("the package is malformed: a broken ar member header", where=where)
-        name = head[:16].rstrip(b" ").rstrip(b"/").decode("ascii", "replace")
-        date, size = head[16:28].strip(), head[48:58].strip()
-        if not size.isdigit() or not (date.isdigit() or not date):
+        name = head[:16].rstrip(b" ").removesuffix(b"/").decode("ascii", "replace")
+        date, size = head[16:28].rstrip(b" "), head[48:58].rstrip(b" ")
+        if not size.isdigit() or not (date.isdigit() or not date) or int(date or b"0") >= DATE_LIMIT:
             raise PackageError("the package is malformed: a broken ar member header", where=where)
         end = pos + 60 + int(size)
         if end > len(data):
@@ -80,7 +84,7 @@ def _kind(name: str, stem: str) -> str | None:
     if name == stem:
         return ""
     suffix = name.removeprefix(stem + ".")
-    return suffix if suffix in ("gz", "xz", "zst", "bz2", "lzma") else None
+    return suffix if suffix in (CONTROL_KINDS if stem == "control.tar" else DATA_KINDS) else None
 
 
 def open_deb(data: memoryview, name: str) -> Deb:
@@ -94,10 +98,10 @@ def open_deb(data: memoryview, name: str) -> Deb:
     date = 0
     control: dict[str, bytes] | None = None
     for member, when, content in _ar_members(data, name):
-        if member.startswith("_"):
+        if member.startswith("_") and wanted[0] != "debian-binary":
             continue
         if wanted[0] == "debian-binary":
-            if member != "debian-binary" or not bytes(content[:16]).startswith(b"2."):
+            if member != "debian-binary" or not FORMATS.match(bytes(content[:16])):
                 raise PackageError("not a Debian package of format 2", where=name)
             date = when
         else:
@@ -117,18 +121,24 @@ def _control(content: memoryview, kind: str, where: str) -> dict[str, bytes]:
     stream = Stream(decompress(kind, content, CONTROL_LIMIT))
     try:
         for entry, _ in entries(stream):
-            if entry.kind == HARDLINK:
-                raise Corrupt(f"a hard link {entry.path!r}")
-            if entry.kind == FILE:
-                if not CONTROL_NAMES.fullmatch(entry.path):
-                    raise Corrupt(f"a control file with the name {entry.path[:100]!r}")
-                if entry.path in files:
-                    raise Corrupt(f"two control files {entry.path!r}")
-                files[entry.path] = stream.read(entry.size)
-                if len(files[entry.path]) != entry.size:
-                    raise Corrupt("the tar stream is truncated")
+            if entry.kind == DIR and not entry.path:
+                continue
+            if entry.kind != FILE:  # dpkg follows a link here, to wherever it leads
+                raise Corrupt(f"member {entry.path[:100]!r} is not a file")
+            if not CONTROL_NAMES.fullmatch(entry.path) or len(entry.path) > NAME_LIMIT:
+                raise Corrupt(f"a control file with the name {entry.path[:100]!r}")
+            if entry.path in files:
+                raise Corrupt(f"two control files {entry.path!r}")
+            files[entry.path] = stream.read(entry.size)
+            if len(files[entry.path]) != entry.size:
+                raise Corrupt("the tar stream is truncated")
     except Corrupt as e:
         raise PackageError(f"the package's control archive is malformed: {e}", where=where) from e
     if "control" not in files:
         raise PackageError("the package has no control file", where=where)
+    try:
+        check_control_files(files)
+    except PackageError as e:
+        at = f", {e.where.replace('control:', 'line ')} of control" if e.where else ""
+        raise PackageError(f"the package is refused: {e.what}{at}", where=where, hint=e.hint) from None
     return files

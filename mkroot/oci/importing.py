@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from mkroot.errors import ImageError
+from mkroot.errors import ImageError, RootfsError
 from mkroot.oci.instructions import changed
 from mkroot.oci.layerfile import layer_members, write_layer
 from mkroot.oci.model import CONFIG, MANIFEST, Descriptor, ManifestWritten, Platform, encode, timestamp
 from mkroot.oci.store import ImageStore
 from mkroot.rootfs.tree import Node, Tree
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry, parent
+from mkroot.tar.footing import Footing
 from mkroot.tar.read import entries
 from mkroot.tar.stream import Corrupt, Stream
 
@@ -105,17 +106,15 @@ def root_entries(read: Callable[[int], bytes]) -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     linked: set[str] = set()
+    footing = Footing()
     for entry, name in entries(Stream(iter(lambda: read(1 << 20), b"")), pax=True):
         _check(entry, name[:200], found)
-        if not entry.path:
-            if entry.kind == DIR:
-                found[""] = entry
-            continue
         old = found.get(entry.path)
         if old is not None and old.kind == DIR and entry.kind != DIR:
             raise Corrupt(f"member {name[:200]!r} replaces a folder")
         if entry.path in linked:
             raise Corrupt(f"member {name[:200]!r} replaces a file of which there is a hard link")
+        footing.add(entry)
         xattrs = {k: v for k, v in entry.xattrs.items() if k.startswith(_KEPT) or k == "security.capability"}
         if xattrs != entry.xattrs:
             entry = msgspec.structs.replace(entry, xattrs=xattrs)
@@ -129,20 +128,10 @@ def root_entries(read: Callable[[int], bytes]) -> dict[str, Entry]:
 
 
 def _check(entry: Entry, name: str, found: dict[str, Entry]) -> None:
-    if re.search(r"(?:^|/)\.wh\.", entry.path):
-        raise Corrupt(f"member {name!r} has a name that image layers give another meaning")
     if entry.kind in (CHAR, BLOCK) and entry.device == (0, 0):
         raise Corrupt(f"member {name!r} is device 0:0, which a union reads as a removal")
     if any(attribute.startswith(_MARKS) for attribute in entry.xattrs):
         raise Corrupt(f"member {name!r} has an attribute by which a union marks its own files")
-    up = parent(entry.path)
-    while up:
-        above = found.get(up)
-        if above is not None:
-            if above.kind == DIR:
-                break
-            raise Corrupt(f"member {name!r} lies below {up[:200]!r}, which is not a folder")
-        up = parent(up)
     if entry.kind == HARDLINK and (entry.link not in found or found[entry.link].kind == DIR or not entry.path):
         raise Corrupt(f"hard link {name!r} names {entry.link[:200]!r}, which is no earlier file")
 
@@ -185,9 +174,11 @@ def architecture(members: Sequence[Entry], head: Callable[[Entry], bytes]) -> Pl
     tree = Tree(nothing)
     tree.nodes = {e.path: Node(e, 0) for e in members}
     for program in _PROGRAMS:
-        entry = tree.get(program)
-        if entry is not None and entry.kind == HARDLINK:
-            entry = tree.get(entry.link)
+        entry = None
+        with contextlib.suppress(RootfsError):  # a loop of links, which is no program
+            entry = tree.get(program)
+            if entry is not None and entry.kind == HARDLINK:
+                entry = tree.get(entry.link)
         if entry is None or entry.kind != FILE:
             continue
         data = head(entry)

@@ -55,14 +55,16 @@ def read_archive(path: Path) -> Inventory:
     try:
         with archive_members(path) as members:
             collector = Collector()
-            for view, where in _layers(members, str(path)):
+            for view, where in layers_of(members, str(path)):
                 collector.add_tar(unpacked(view, where), where, whiteouts=True)
             return collector.inventory()
     except (OSError, Corrupt) as e:
         raise ImageError(f"the archive cannot be read: {e}", where=str(path)) from e
 
 
-def _layers(members: dict[str, memoryview], where: str) -> list[tuple[memoryview, str]]:
+def layers_of(members: dict[str, memoryview], where: str) -> list[tuple[memoryview, str]]:
+    """Return the layers of an image archive's files, compressed as they are, with their names; raises ImageError."""
+
     def blob(descriptor: Descriptor) -> memoryview:
         name = f"blobs/sha256/{descriptor.hex}"
         if name not in members:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from mkroot.artifact.inventory import unpacked
 from mkroot.errors import ArtifactError, ImageError
-from mkroot.oci.layers import ALLOWANCE, EXPANSION
+from mkroot.oci.layers import ALLOWANCE, EXPANSION, removal
 from mkroot.oci.spool import bounded
 from mkroot.oci.validate import hashed
-from mkroot.tar.entry import DIR, HARDLINK, parent
+from mkroot.tar.entry import HARDLINK
+from mkroot.tar.footing import Footing
 from mkroot.tar.read import entries
 from mkroot.tar.stream import Corrupt, Stream
 
@@ -37,17 +38,20 @@ def check_form(view: memoryview, codec: str | None, diff_id: str, where: str) ->
         raise ImageError(f"a layer is not compressed as its descriptor says: {codec}", where=where)
     plain = hashlib.sha256()
     stream = Stream(hashed(plain_layer(view, where), plain))
-    kinds: dict[str, str] = {}
+    footing = Footing()
+    names: set[str] = set()
+    emptied: set[str] = set()
     try:
         for entry, name in entries(stream, pax=True):
-            up = parent(entry.path)
-            while up:
-                if kinds.get(up, DIR) != DIR:
-                    raise Corrupt(f"member {name[:200]!r} lies below {up[:200]!r}, which is not a folder")
-                up = parent(up)
-            if entry.kind == HARDLINK and entry.link not in kinds:
+            if (gone := removal(entry.path)) is not None:
+                emptied.add(gone[0])
+                continue
+            footing.add(entry)
+            if entry.kind == HARDLINK and entry.link not in names:
                 raise Corrupt(f"hard link {name[:200]!r} names no earlier member")
-            kinds[entry.path] = entry.kind
+            names.add(entry.path)
+        for folder in sorted(emptied):
+            footing.enter(folder, folder)
     except Corrupt as e:
         raise ImageError(f"a layer is refused: {e}", where=where) from None
     while stream.read(_STEP):

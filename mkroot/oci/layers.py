@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from mkroot.errors import ImageError
+from mkroot.errors import ImageError, RootfsError
 from mkroot.oci.model import PLATFORMS, Descriptor
 from mkroot.oci.store import Image, ImageStore
 from mkroot.oci.validate import codec_of, hashed, unpacked
@@ -17,6 +17,7 @@ from mkroot.store.frame import pieces_of
 from mkroot.store.layer import FrameBuilder, Layer, LayerStore
 from mkroot.store.unpack import contents
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry, parent
+from mkroot.tar.footing import Footing, check_name
 from mkroot.tar.read import entries
 from mkroot.tar.stream import Corrupt, Stream
 from mkroot.tar.write import header, padding
@@ -76,6 +77,7 @@ class _Reading:
     def __init__(self, layers: LayerStore, images: ImageStore, descriptor: Descriptor, diff_id: str) -> None:
         self._layers, self._descriptor, self._diff_id = layers, descriptor, diff_id
         self._path = images.layout().path(descriptor.digest)
+        self._footing = Footing()
         self._entries: dict[str, Entry] = {}
         self._removed: set[str] = set()
         self._opaque: set[str] = set()
@@ -89,7 +91,7 @@ class _Reading:
                 key=key,
                 name=f"layer {self._diff_id.partition(':')[2][:12]}",
                 entries=tuple(self._entries.values()),
-                removed=tuple(sorted(self._gone())),
+                removed=tuple(sorted(self._removed)),
                 opaque=tuple(sorted(self._opaque)),
             ),
             iter(()),
@@ -109,6 +111,7 @@ class _Reading:
         try:
             for entry, name in entries(stream, pax=True):
                 yield from self._member(entry, name, stream)
+            self._end()
         except Corrupt as e:
             raise self._refuse(str(e)) from e
         while stream.read(_STEP):
@@ -131,9 +134,8 @@ class _Reading:
             yield piece
 
     def _member(self, entry: Entry, name: str, stream: Stream) -> Iterator[bytes]:
-        folder, _, base = entry.path.rpartition("/")
-        if base.startswith(WHITEOUT):
-            self._whiteout(folder, base, name)
+        if (gone := removal(entry.path)) is not None:
+            self._whiteout(*gone)
             return
         entry = self._checked(entry, name)
         if entry.kind == DIR:
@@ -156,35 +158,21 @@ class _Reading:
             entry = msgspec.structs.replace(entry, data=data, sha256=digest.hexdigest())
         self._entries[entry.path] = entry
 
-    def _whiteout(self, folder: str, base: str, name: str) -> None:
-        if base == OPAQUE:
+    def _whiteout(self, folder: str, name: str) -> None:
+        if not name:
             self._opaque.add(folder)
-        elif base.startswith(".wh..wh."):
-            return  # AUFS's own files
-        elif base in (WHITEOUT, WHITEOUT + ".", WHITEOUT + ".."):
-            raise self._refuse(f"member {name!r} removes nothing that has a name")
-        else:
-            gone = base.removeprefix(WHITEOUT)
-            self._removed.add(f"{folder}/{gone}" if folder else gone)
+        elif not name.startswith(WHITEOUT):  # AUFS's own files begin with it twice
+            self._removed.add(f"{folder}/{name}" if folder else name)
 
     def _checked(self, entry: Entry, name: str) -> Entry:
         """Return an entry that may stand in a tree; raises ImageError."""
         path = entry.path
-        if not path and entry.kind != DIR:
-            raise self._refuse(f"member {name!r} stands where the root is")
         if entry.kind in (CHAR, BLOCK) and entry.device == (0, 0):
             raise self._refuse(f"member {name!r} is device 0:0, which a union reads as a removal")
-        up = parent(path)
-        while up:
-            above = self._entries.get(up)
-            if above is not None:
-                if above.kind == DIR:
-                    break
-                raise self._refuse(f"member {name!r} lies below {up!r}, which is not a folder")
-            up = parent(up)
         known = self._entries.get(path)
         if known is not None and not known.kind == entry.kind == DIR:
             raise self._refuse(f"member {name!r} stands in it twice")
+        self._footing.add(entry)
         if entry.kind == HARDLINK:
             target = self._entries.get(entry.link)
             if target is not None and target.kind == HARDLINK:
@@ -197,20 +185,43 @@ class _Reading:
         if any(n.startswith(_MARKS) for n in entry.xattrs):
             raise self._refuse(f"member {name!r} has an attribute by which a union marks its own files")
         kept = {n: v for n, v in entry.xattrs.items() if n.startswith(_KEPT) or n == "security.capability"}
+        kept = {n: v for n, v in kept.items() if n.isprintable()}
         return msgspec.structs.replace(entry, xattrs=kept) if kept != entry.xattrs else entry
 
-    def _gone(self) -> set[str]:
-        """Return what the layer removes and does not bring again; a folder that it makes anew becomes opaque."""
+    def _end(self) -> None:
+        """Settle what the layer removes and does not bring again; a folder that it makes anew becomes opaque."""
         gone = set()
         for path in self._removed:
             anew = self._entries.get(path)
-            if anew is None and any(p.startswith(path + "/") for p in self._entries):
+            if anew is None and self._footing.is_folder(path):  # something stands below it
                 anew = self._entries[path] = Entry(path, DIR, 0o755)
             if anew is not None:
                 self._opaque |= {path} if anew.kind == DIR else set()
             elif not any(up in self._removed and up not in self._entries for up in _above(path)):
                 gone.add(path)
-        return gone
+        for path in sorted(gone):
+            self._footing.enter(parent(path), path)
+        for path in sorted(self._opaque):
+            self._footing.enter(path, path)
+        self._removed = gone
+
+
+def removal(path: str) -> tuple[str, str] | None:
+    """Return the folder and the name that a whiteout removes, "" for all that is in it; None for another member.
+
+    A name that begins with WHITEOUT is one of AUFS's own. Raises Corrupt where it removes nothing that has a name.
+    """
+    folder, _, base = path.rpartition("/")
+    if not base.startswith(WHITEOUT):
+        return None
+    check_name(folder)
+    if base == OPAQUE:
+        return folder, ""
+    name = base.removeprefix(WHITEOUT)
+    if name in ("", ".", ".."):
+        raise Corrupt(f"member {path[:200]!r} removes nothing that has a name")
+    check_name(name.removeprefix(WHITEOUT))
+    return folder, name
 
 
 def _save_frame(layers: LayerStore, key: str, chunks: Iterator[bytes]) -> None:
@@ -238,24 +249,35 @@ def _complete(tree: Tree, layer: int) -> None:
 def _settled(layers: LayerStore, layer: Layer, tree: Tree, below: str) -> Layer:
     """Return the layer with its members where an unpacker puts them: below a link, where that leads inside the root.
 
-    A layer may have `bin/x` where the one below has `bin` as a link to `usr/bin`. below: the key of what is below.
+    A layer may have `bin/x` where the one below has `bin` as a link to `usr/bin`. What it removes that is not there is
+    left out. below: the key of what is below. Raises ImageError where a member's folder is no folder.
     """
     own = {e.path for e in layer.entries if e.kind == DIR}
     moves: dict[str, str] = {}
-    for up in {parent(p) for p in (*(e.path for e in layer.entries), *layer.removed, *layer.opaque)}:
-        if up and up not in own and not own.issuperset((up, *_above(up))):
-            place = _place(tree, own, up)
-            if place != up:
-                moves[up] = place
-    if not moves:
+    footing = Footing()
+
+    def moved(path: str) -> str:
+        place = moves.get(parent(path))
+        return path if place is None else f"{place}/{path.rpartition('/')[2]}".lstrip("/")
+
+    try:
+        for up in {*(parent(p) for p in (*(e.path for e in layer.entries), *layer.removed)), *layer.opaque}:
+            if up and up not in own and not own.issuperset((up, *_above(up))):
+                place = _place(tree, own, up)
+                if place != up:
+                    moves[up] = place
+        for entry in layer.entries if moves else ():
+            footing.add(msgspec.structs.replace(entry, path=moved(entry.path)))
+    except (Corrupt, RootfsError) as e:
+        raise ImageError(f"a layer of the image is refused: {e}", where=layer.name) from None
+    removed = tuple(sorted({p for p in map(moved, layer.removed) if p in tree.nodes}))
+    hidden = {moves.get(p, p) for p in layer.opaque}
+    opaque = tuple(sorted(p for p in hidden if p in own or ((n := tree.nodes.get(p)) and n.entry.kind == DIR) or not p))
+    if not moves and (removed, opaque) == (layer.removed, layer.opaque):
         return layer
     key = hashlib.sha256(f"image layer {FORMAT} {layer.key} over {below}".encode()).hexdigest()
     if not layers.has(key):
         builder = FrameBuilder()
-
-        def moved(path: str) -> str:
-            place = moves.get(parent(path))
-            return path if place is None else f"{place}/{path.rpartition('/')[2]}".lstrip("/")
 
         def chunks() -> Iterator[bytes]:
             for entry, content in contents(layers, layer):
@@ -264,29 +286,32 @@ def _settled(layers: LayerStore, layer: Layer, tree: Tree, below: str) -> Layer:
                     yield chunk
 
         _save_frame(layers, key, chunks())
-        new = msgspec.structs.replace(
-            layer,
-            key=key,
-            entries=tuple(builder.entries),
-            removed=tuple(sorted(map(moved, layer.removed))),
-            opaque=tuple(sorted(map(moved, layer.opaque))),
-        )
+        new = msgspec.structs.replace(layer, key=key, entries=tuple(builder.entries), removed=removed, opaque=opaque)
         layers.save(new, iter(()))
     return layers.load(key)
 
 
 def _place(tree: Tree, own: set[str], path: str) -> str:
-    """Return where a folder is that the layer does not bring itself; the folders that it brings are its own."""
+    """Return where a folder is that the layer does not bring itself; the folders that it brings are its own.
+
+    Raises Corrupt where something else is there, RootfsError on a loop of links.
+    """
     parts = path.split("/")
     for count in range(len(parts), 0, -1):
         head = "/".join(parts[:count])
         if head in own:
             return path  # what the layer brings takes the place of a link
         node = tree.nodes.get(head)
-        if node is not None:
-            if node.entry.kind == SYMLINK:
-                return "/".join([tree.resolve(head), *parts[count:]]).strip("/")
-            if node.entry.kind != DIR:
-                return path
-            break
+        if node is None:
+            continue
+        place = path
+        if node.entry.kind == SYMLINK:
+            place = "/".join([tree.resolve(head), *parts[count:]]).strip("/")
+        at = place
+        while at and at not in own:
+            node = tree.nodes.get(at)
+            if node is not None and node.entry.kind != DIR:
+                raise Corrupt(f"it has something below {at[:200]!r}, which is no folder in the layers below it")
+            at = parent(at)
+        return place
     return path

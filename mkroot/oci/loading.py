@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import mmap
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from msgspec import Struct
 
 from mkroot.artifact.files import HashedFile
+from mkroot.digest import is_sha256
 from mkroot.errors import ImageError
 from mkroot.oci.dockerarchive import docker_images, load_docker
 from mkroot.oci.layerform import check_form
@@ -36,6 +41,7 @@ from mkroot.oci.validate import codec_of
 from mkroot.tar.stream import Corrupt
 
 CONFIGS = (CONFIG, "application/vnd.docker.container.image.v1+json")
+_DEPTH, _COUNT = 8, 1000  # indices in one another, and images of one index
 CONTAINERD = "io.containerd.image.name"  # the whole name, where REF_NAME holds the tag alone, as Docker writes it
 
 
@@ -47,25 +53,27 @@ class Loaded(Struct, frozen=True, kw_only=True):
     id: str
 
 
-def load(images: ImageStore, path: Path) -> list[Loaded]:
+def load(images: ImageStore, path: Path, shown: str = "") -> list[Loaded]:
     """Take every image of an archive (docker-archive or oci-archive, compressed or not) or of a layout's folder.
 
+    shown: what to call it in messages, its path unless told otherwise.
     Tags are those of the archive; an image without one stays without. Raises ImageError where the archive is damaged,
     hostile or something else: nothing of it is kept then. StoreError where the store cannot be written.
     """
+    where = shown or str(path)
     with contextlib.ExitStack() as stack:
         stack.enter_context(images.using())
         if path.is_dir():
-            found = _from_layout(images, _folder_blobs(path), _index_of(path), str(path))
+            found = _from_layout(images, _folder_blobs(path), _index_of(path), where)
         else:
             plain = stack.enter_context(plain_file(images.store, path))
             try:
                 members = stack.enter_context(archive_members(plain))
             except (Corrupt, ValueError) as e:
-                raise ImageError(f"not an archive of images: {e}", where=str(path)) from None
-            found = _from_archive(images, members, str(path))
+                raise ImageError(f"not an archive of images: {e}", where=where) from None
+            found = _from_archive(images, members, where)
     if not found:
-        raise ImageError("there is no image in it", where=str(path))
+        raise ImageError("there is no image in it", where=where)
     return found
 
 
@@ -97,7 +105,7 @@ def _folder_blobs(root: Path) -> Blobs:
 
     def blob(hexadecimal: str) -> memoryview | None:
         try:
-            with open(root / BLOBS / hexadecimal, "rb") as f:
+            with _regular(root / BLOBS / hexadecimal) as f:
                 return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):
             return None
@@ -107,9 +115,19 @@ def _folder_blobs(root: Path) -> Blobs:
 
 def _index_of(root: Path) -> bytes:
     try:
-        return (root / "index.json").read_bytes()
+        with _regular(root / "index.json") as f:
+            return f.read(DOCUMENT_LIMIT)
     except OSError as e:
         raise ImageError(f"the layout's index cannot be read: {e.strerror}", where=str(root)) from None
+
+
+def _regular(path: Path) -> BinaryIO:
+    """Open a file that a folder from elsewhere holds; raises OSError, also for a pipe, which it does not wait for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no file")
+    return os.fdopen(fd, "rb")
 
 
 def _from_layout(images: ImageStore, blobs: Blobs, index: bytes, where: str) -> list[Loaded]:
@@ -141,40 +159,50 @@ class _Reader:
     def __init__(self, blobs: Blobs, where: str) -> None:
         self._blobs, self._where = blobs, where
         self.needed: dict[str, Descriptor] = {}
+        self._indices: dict[str, Descriptor | None] = {}  # those read, and what each comes to,
+        self._extents: dict[str, tuple[int, int]] = {}  # … how deep each is, and how many images it names in all
+        self._checked_layers: set[tuple[str, str]] = set()  # by digest and diff-id
         self.ids: dict[str, str] = {}
 
     def view(self, digest: str) -> memoryview:
         """Return a blob; raises ImageError where it is missing."""
-        algorithm, _, name = digest.partition(":")
-        found = self._blobs(name) if algorithm == "sha256" and len(name) == 64 and name.isalnum() else None
+        found = self._find(digest)
         if found is None:
             raise ImageError(f"the archive lacks the blob {digest[:100]}", where=self._where)
         return found
 
-    def row(self, descriptor: Descriptor) -> Descriptor | None:
+    def _find(self, digest: str) -> memoryview | None:
+        algorithm, _, name = digest.partition(":")
+        return self._blobs(name) if algorithm == "sha256" and is_sha256(name) else None
+
+    def row(self, descriptor: Descriptor, depth: int = 0) -> Descriptor | None:
         """Read an image or an index and all below it; return what is to be tagged. Raises ImageError.
 
         None for what is no image, such as a bill of materials beside one: it is left out where no index needs it.
         """
         if descriptor.media_type not in INDEXES:
             return descriptor if self._manifest(descriptor) else None
+        if descriptor.digest in self._indices:
+            return _annotated(self._indices[descriptor.digest], descriptor)
+        if depth > _DEPTH:
+            raise ImageError(f"an index names images more than {_DEPTH} indices deep", where=self._where)
         index = decode_index(self._document(descriptor), descriptor.digest)
-        there = [d for d in index.manifests if self._blobs(d.hex) is not None]
+        there = [d for d in index.manifests if self._find(d.digest) is not None]
         if len(there) < len(index.manifests):  # Docker saves the index of an image of which it has one platform
             if len(there) != 1:
                 raise ImageError(f"the archive lacks images of the index {descriptor.digest}", where=self._where)
             del self.needed[descriptor.digest]
-            only = self.row(there[0])
-            return only and Descriptor(
-                media_type=only.media_type,
-                digest=only.digest,
-                size=only.size,
-                platform=only.platform,
-                annotations=descriptor.annotations,
-            )
+            self._indices[descriptor.digest] = only = self.row(there[0], depth + 1)
+            return _annotated(only, descriptor)
         for child in there:
-            if self.row(child) is None:
+            if self.row(child, depth + 1) is None:
                 self._artifact(child)
+        extents = [self._extents.get(d.digest, (0, 1)) for d in there]
+        deep, many = 1 + max((e[0] for e in extents), default=0), sum(e[1] for e in extents)
+        if deep > _DEPTH or many > _COUNT:  # what reads it later goes every way to every image
+            raise ImageError(f"an index names more than {_COUNT} images, or {_DEPTH} indices deep", where=self._where)
+        self._extents[descriptor.digest] = deep, many
+        self._indices[descriptor.digest] = descriptor
         return descriptor
 
     def _artifact(self, descriptor: Descriptor) -> None:
@@ -199,7 +227,8 @@ class _Reader:
                 where=descriptor.digest,
             )
         for layer, diff_id in zip(manifest.layers, config.rootfs.diff_ids, strict=True):
-            if layer.digest not in self.needed:
+            if (layer.digest, diff_id) not in self._checked_layers:
+                self._checked_layers.add((layer.digest, diff_id))
                 self._check(layer)
                 check_form(self.view(layer.digest), codec_of(layer.media_type), diff_id, layer.digest)
         return True
@@ -228,6 +257,17 @@ class _Reader:
         if "sha256:" + hashlib.sha256(view).hexdigest() != descriptor.digest:
             raise ImageError("a blob does not match its digest", where=descriptor.digest)
         return view
+
+
+def _annotated(found: Descriptor | None, named: Descriptor) -> Descriptor | None:
+    """Return what was found under the names of the descriptor that led to it."""
+    return found and Descriptor(
+        media_type=found.media_type,
+        digest=found.digest,
+        size=found.size,
+        platform=found.platform,
+        annotations=named.annotations,
+    )
 
 
 def _keep(images: ImageStore, descriptor: Descriptor, view: memoryview) -> None:

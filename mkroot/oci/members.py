@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +20,15 @@ _LINKS = 40  # followed before a name is called a loop
 def archive_members(path: Path) -> Iterator[dict[str, memoryview]]:
     """Give the files of a tar archive that is not compressed; a link to one of them stands for it.
 
-    Nothing outside of the archive is ever meant by a name in it. Raises OSError, ValueError where the file is empty,
-    and Corrupt where it is no tar archive.
+    Nothing outside of the archive is ever meant by a name in it. Raises OSError, ValueError where the file is empty
+    or none, and Corrupt where it is no tar archive.
     """
     with open(path, "rb") as f:
+        status = os.fstat(f.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a file")
+        if not status.st_size:
+            raise ValueError("it is empty")
         mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped when its last view goes
         whole = memoryview(mapped)
         files: dict[str, memoryview] = {}

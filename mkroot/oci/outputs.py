@@ -12,6 +12,7 @@ import msgspec
 from mkroot.artifact.kinds import makers as root_makers
 from mkroot.artifact.manifest import Facts, Made
 from mkroot.artifact.outputs import Bench, Maker, Outputs, write_outputs
+from mkroot.artifact.provenance import Provenance
 from mkroot.artifact.tools import Tools
 from mkroot.oci.archives import write_docker_archive, write_oci_archive
 from mkroot.oci.build import Built, ImageSettings, build_image, link_blobs, named, reference_of
@@ -75,6 +76,7 @@ def write_build(
     out: Path,
     kinds: Sequence[str],
     *,
+    provenance: Provenance | None = None,
     images: ImageStore | None = None,
     siblings: list[Descriptor] | None = None,
     makers: dict[str, Maker] | None = None,
@@ -83,6 +85,7 @@ def write_build(
 ) -> Outputs:
     """Make a build's artifacts, and fill the image store where the build has an `oci` output or tags.
 
+    provenance: the record that stands beside the artifacts; None writes none.
     images: the image store; None fills none. siblings: the images that the same build has made for other architectures,
     to which this one is added: with several, tags name an index of them all. makers: further kinds by name.
     The image reaches the store before the output folder takes its place, its tags after: what fails leaves no tag that
@@ -98,7 +101,17 @@ def write_build(
 
     every = {**root_makers(), **image_makers(settings), **(makers or {})}
     with contextlib.nullcontext() if images is None else images.using():
-        outputs = write_outputs(assembly, facts, out, kinds, every, tools=tools, progress=progress, before_swap=(keep,))
+        outputs = write_outputs(
+            assembly,
+            facts,
+            out,
+            kinds,
+            every,
+            provenance=provenance,
+            tools=tools,
+            progress=progress,
+            before_swap=(keep,),
+        )
         for built in stored:
             siblings = [] if siblings is None else siblings
             siblings.append(built.manifest)

@@ -13,11 +13,12 @@ from msgspec import Struct
 from mkroot.artifact.files import copy_file, settle
 from mkroot.digest import oci, sha256
 from mkroot.errors import ImageError, StoreError
-from mkroot.oci.layout import BLOBS, Layout, as_written
+from mkroot.oci.layout import BLOBS, MARK, Layout, as_written
 from mkroot.oci.lookup import named_by, numbered, unknown
 from mkroot.oci.model import (
     INDEX,
     INDEXES,
+    LAYOUT,
     MANIFESTS,
     REF_NAME,
     Config,
@@ -31,6 +32,7 @@ from mkroot.oci.model import (
     encode,
 )
 from mkroot.oci.reference import Reference
+from mkroot.store.replaced import replace
 from mkroot.store.store import Store
 
 FOLDER = "oci"
@@ -75,13 +77,17 @@ class ImageStore:
 
     def layout(self) -> Layout:
         """Return the layout, made empty where there is none yet; raises StoreError, ImageError."""
-        if not (self.root / "oci-layout").exists():
-            try:
-                with self.store.lock("images", "index"):
-                    if not self.root.exists():
-                        self._create()
-            except OSError as e:
-                raise StoreError(f"the image store cannot be made: {e.strerror}", where=str(self.root)) from e
+        try:
+            if self.root.exists():
+                with contextlib.suppress(ImageError):
+                    return Layout.open(self.root)
+            with self.store.lock("images", "index"):
+                if not self.root.exists():
+                    self._create()
+                else:  # power failed, or a bit flipped; what else could be here, the store's own format tells
+                    replace(self.root / MARK, LAYOUT, 0o644)
+        except OSError as e:
+            raise StoreError(f"the image store cannot be made: {e.strerror}", where=str(self.root)) from e
         return Layout.open(self.root)
 
     def _create(self) -> None:

@@ -13,7 +13,7 @@ from mkroot.oci.model import DOCKER_LAYER, LAYER, Descriptor
 from mkroot.oci.store import load_image, platforms_of
 from mkroot.tar.entry import DIR, HARDLINK, parent
 from mkroot.tar.read import entries
-from mkroot.tar.stream import Corrupt, Stream
+from mkroot.tar.stream import ZSTD_STEP, Corrupt, Stream
 
 _STEP = 1 << 20
 
@@ -82,13 +82,17 @@ def _unzstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
     frame = None
     try:
-        for piece in pieces:
+        for data in pieces:
+            piece = memoryview(data)
             while piece:
-                frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj(write_size=_STEP)
-                if out := frame.decompress(piece):
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj(
+                    write_size=_STEP >> 3
+                )
+                now, piece = piece[:ZSTD_STEP], piece[ZSTD_STEP:]
+                if out := frame.decompress(now):
                     yield out
-                piece = frame.unused_data if frame.eof else b""
                 if frame.eof:
+                    piece = memoryview(data)[len(data) - len(piece) - len(frame.unused_data) :]
                     frame = None
     except zstandard.ZstdError as e:
         raise EOFError(str(e)) from None

@@ -16,11 +16,12 @@ from typing import BinaryIO
 
 import msgspec
 
-from mkroot.digest import sha256
-from mkroot.errors import RootfsError, StoreError
+from mkroot.errors import RootfsError
 from mkroot.rootfs.tree import Tree
+from mkroot.store.damage import DamageError
 from mkroot.store.frame import Frame, Piece, compressor, decompressor, pieces_of, raw_pieces, read_piece
 from mkroot.store.layer import NOW, LayerStore, derived_key, survivors
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 from mkroot.store.unpack import contents
 from mkroot.tar.entry import DIR, FILE, Entry, parent
@@ -281,7 +282,7 @@ class Assembly:
                     while left:
                         data = f.read(min(left, 1 << 22))
                         if not data:
-                            raise StoreError("a store entry became shorter", where=str(frame.path))
+                            raise DamageError("it became shorter", frame.path)
                         whole.update(data)
                         _put(out, data)
                         left -= len(data)
@@ -331,16 +332,16 @@ def _pieces_key(codec: str, head: list[tuple[bytes, int]], frames: list[Frame]) 
 def _recall(store: Store, key: str) -> tuple[str, str] | None:
     """Return the digests of a joined stream, compressed and plain; None where they are not known or were damaged."""
     try:
-        digest, diff_id, seal = store.path("joined", key).read_text("ascii").split()
+        about, digest, diff_id = opened(store.path("joined", key).read_bytes()).decode().split()
     except (OSError, ValueError):
         return None
-    return (digest, diff_id) if seal == sha256(f"{key} {digest} {diff_id}".encode()) else None
+    return (digest, diff_id) if about == key else None
 
 
 def _remember(store: Store, key: str, digest: str, diff_id: str) -> None:
     store.path("joined", key).unlink(missing_ok=True)
     with store.writing("joined", key, sync=False) as aside:
-        aside.write_text(f"{digest} {diff_id} {sha256(f'{key} {digest} {diff_id}'.encode())}\n")
+        aside.write_bytes(sealed(f"{key} {digest} {diff_id}".encode()))
 
 
 def _put(out: BinaryIO, data: bytes) -> int:

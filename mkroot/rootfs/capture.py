@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from mkroot.rootfs.tree import Tree
+from mkroot.rootfs.tree import Tree, check_path
 from mkroot.rootfs.upper import Changes, read_upper
 from mkroot.store.layer import NOW, FrameBuilder, Layer
 from mkroot.tar.entry import DIR, FILE, HARDLINK, Entry
@@ -46,6 +46,8 @@ def capture(
     the new file is taken to belong to whom the old one did. Raises RootfsError, OSError.
     """
     changes = read_upper(upper, owners=owners)
+    for found in changes.entries:
+        check_path(found.path, found.link)
     builder = FrameBuilder()
     chunks: list[bytes] = []
     origins: dict[str, str] = {}

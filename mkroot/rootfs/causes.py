@@ -8,6 +8,7 @@ import hashlib
 import msgspec
 
 from mkroot.rootfs.stage import FORMAT, Stage
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 from mkroot.store.unpack import control_fields
 
@@ -33,12 +34,12 @@ def cause(store: Store, place: str, before: str, stage: Stage, *, made: bool) ->
     now = Made(FORMAT, before, stage.epoch, _versions(stage), tuple(p.key for p in stage.packages))
     path = store.path(KIND, hashlib.sha256(f"{place} {stage.name}".encode()).hexdigest())
     last: Made | None = None
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        last = msgspec.msgpack.decode(path.read_bytes(), type=Made)
+    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+        last = msgspec.msgpack.decode(opened(path.read_bytes()), type=Made)
     if last != now:
         path.unlink(missing_ok=True)
         with store.writing(KIND, path.name, sync=False) as aside:
-            aside.write_bytes(msgspec.msgpack.encode(now))
+            aside.write_bytes(sealed(msgspec.msgpack.encode(now)))
     if not made:
         return f"stage {stage.name}: taken from the store"
     return f"stage {stage.name}: made, for {_difference(last, now)}"

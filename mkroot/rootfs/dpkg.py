@@ -50,7 +50,7 @@ def states(status: bytes) -> dict[str, str]:
         for line in stanza.split(b"\n"):
             name, colon, value = line.partition(b":")
             if colon and name in (b"Package", b"Status", b"Architecture"):
-                fields[name] = value.strip().decode()
+                fields[name] = value.strip().decode("utf-8", "surrogateescape")
         if b"Package" in fields:
             key = f"{fields[b'Package']}:{fields.get(b'Architecture', '')}"
             found[key] = fields.get(b"Status", "").rpartition(" ")[2]
@@ -59,8 +59,8 @@ def states(status: bytes) -> dict[str, str]:
 
 def _directives(layer: Layer) -> list[tuple[str, str]]:
     text = layer.control.get("triggers", b"").decode("utf-8", "surrogateescape")
-    words = (line.partition("#")[0].split() for line in text.splitlines())
-    return [(w[0], w[1]) for w in words if len(w) == 2]
+    words = (line.split() for line in text.split("\n"))
+    return [(w[0], w[1]) for w in words if len(w) == 2 and not w[0].startswith("#")]
 
 
 def interests(layers: list[Layer]) -> list[Interest]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from mkroot.errors import SandboxError
-from mkroot.rootfs import dpkg
+from mkroot.rootfs import dpkg, linux
 from mkroot.rootfs.capture import COARSE, Event, capture
 from mkroot.rootfs.identity import SINGLE, Identity
 from mkroot.rootfs.merge import Merge, alias_links, diversions
@@ -27,7 +28,7 @@ from mkroot.rootfs.waves import waves
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.trees import Trees
 from mkroot.store.unpack import INFO, control_fields, info_name
-from mkroot.tar.entry import DIR, SYMLINK, Entry
+from mkroot.tar.entry import FILE, Entry, parent
 
 FORMAT = "1"  # of what a stage does; part of every stage's key
 FSTAB = b"# UNCONFIGURED FSTAB FOR BASE SYSTEM\n"  # what debootstrap and mmdebstrap leave there
@@ -94,14 +95,15 @@ def replay(root: Root, stage: Stage, top: Layer) -> Root:
     tree.apply(top)
     for path in fixed:  # what was moved stands in the top; what a script then removed is gone
         node = tree.nodes.get(path)
-        if node is not None and tree.layers[node.layer].key != top.key and not _own(tree, node, path):
+        if node is not None and tree.layers[node.layer].key != top.key and not stands(tree, node, path):
             tree.drop(path)
     return msgspec.structs.replace(
         root, key=top.key, tree=tree, packages=(*root.packages, *stage.packages), tops=(*root.tops, top)
     )
 
 
-def _own(tree: Tree, node: Node, path: str) -> bool:
+def stands(tree: Tree, node: Node, path: str) -> bool:
+    """Tell whether a path stands where its layer has it: what lies below another package's link does not."""
     return any(e.path == path for e in tree.layers[node.layer].entries)
 
 
@@ -209,14 +211,13 @@ def _fix(top: Top, tree: Tree, fixed: set[str]) -> None:
     for path in sorted(fixed):
         node = tree.nodes.get(path)
         if node is None:
-            top.hide(path, tree)
+            if tree.resolve(parent(path)) == parent(path):  # what is below a link is hidden by it
+                top.hide(path, tree)
         elif node.entry.kind == "h":
             content = tree.read(path)
             top.put([(msgspec.structs.replace(node.entry, kind="f", link="", size=len(content)), content)], tree)
-        elif node.entry.kind in (SYMLINK, DIR):
-            top.put([(node.entry, b"")], tree)
         else:
-            top.put([(node.entry, tree.read(path))], tree)
+            top.put([(node.entry, tree.read(path) if node.entry.kind == FILE else b"")], tree)
 
 
 def _preinsts(box: Sandbox, packages: Sequence[Layer], events: list[Event], outside: Path | None = None) -> None:
@@ -225,11 +226,8 @@ def _preinsts(box: Sandbox, packages: Sequence[Layer], events: list[Event], outs
         fields = control_fields(layer.control["control"])
         name = info_name(fields)
         script = f"/{INFO}/{name}.preinst"
-        lent = outside and outside / LENT / "preinst"  # its own tree is not there yet; dpkg puts it here, too
-        if lent is not None:
-            lent.parent.mkdir(mode=0o755, exist_ok=True)
-            lent.write_bytes(layer.control["preinst"])
-            lent.chmod(0o755)
+        if outside is not None:  # its own tree is not there yet; dpkg puts it here, too
+            _lend(outside, layer.control["preinst"])
             script = f"/{LENT}/preinst"
         events.append(Event(time.clock_gettime(COARSE), f"{layer.name} preinst"))
         done = box.run(
@@ -244,14 +242,46 @@ def _preinsts(box: Sandbox, packages: Sequence[Layer], events: list[Event], outs
                 "DPKG_ROOT": "",
             },
         )
-        if lent is not None:
-            lent.unlink()
-            lent.parent.rmdir()
+        if outside is not None:
+            _lend(outside, None)
         if done.returncode:
             raise SandboxError(
                 f"the preinst script of {layer.name} failed with status {done.returncode}: {_tail(done.output)}",
                 hint="the script is the package's own; leave the package out, or report it to the distribution",
             )
+
+
+def _lend(at: Path, script: bytes | None) -> None:
+    """Put a preinst into the mounted root, or take it away; raises SandboxError where that is not dpkg's folder.
+
+    An earlier script may have put links there, which would be this host's: none is followed.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with ExitStack() as stack:
+        try:
+            root = os.open(at, flags)
+            stack.callback(os.close, root)
+            admin = linux.open_beneath(root, dpkg.ADMIN, flags)
+            stack.callback(os.close, admin)
+            name = LENT.rpartition("/")[2]
+            if script is not None:
+                os.mkdir(name, 0o755, dir_fd=admin)
+            folder = os.open(name, flags, dir_fd=admin)
+            stack.callback(os.close, folder)
+            if script is None:
+                os.unlink("preinst", dir_fd=folder)
+                os.rmdir(name, dir_fd=admin)
+                return
+            new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open("preinst", new, 0o700, dir_fd=folder), "wb") as f:
+                f.write(script)
+                os.fchmod(f.fileno(), 0o755)
+            os.fchmod(folder, 0o755)  # whatever the umask is
+        except OSError as e:
+            raise SandboxError(
+                f"a preinst script cannot be put into /{LENT}: {e.strerror}",
+                hint="a script that ran before changed dpkg's folder; leave its package out, or report it",
+            ) from e
 
 
 def _configure(box: Sandbox, events: list[Event], note: Callable[[str], None]) -> None:

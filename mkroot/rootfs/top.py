@@ -12,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mkroot.errors import SandboxError
+from mkroot.errors import RootfsError, SandboxError
 from mkroot.rootfs import linux
 from mkroot.rootfs.identity import MAPPED, ROOT, Identity
 from mkroot.rootfs.sandbox import scaffold
 from mkroot.rootfs.union import mount_union, unmount
+from mkroot.store import marks
 from mkroot.store.frame import pieces_of
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
-from mkroot.store.trees import Trees
+from mkroot.store.trees import Trees, checked
 from mkroot.store.unpack import Chown, TreeWriter, contents, make_tree
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FILE, SYMLINK, Entry
 
@@ -45,8 +46,8 @@ class Top:
         self.owners: dict[str, tuple[int, int]] = {}  # what a sandbox recorded, by path; see Sandbox.owners
 
     def __enter__(self) -> Top:
-        self.trees.folder.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=".top.", dir=self.trees.folder))
+        self.trees.make()
+        self.folder = Path(tempfile.mkdtemp(prefix="top.", dir=self.trees.workshop))
         self.upper = self.folder / "upper"
         for name in ("upper", "at"):
             (self.folder / name).mkdir(mode=0o755)
@@ -63,6 +64,8 @@ class Top:
         """Put entries with their contents into the upper folder; `tree` tells what the folders above them are like."""
         for entry, content in members:
             up, _, name = entry.path.rpartition("/")
+            if name in ("", ".", ".."):
+                raise RootfsError(f"a path that leads elsewhere: {entry.path[:200]!r}")
             folder = self._folder(up, tree)
             try:
                 self._put(folder, name, entry, content)
@@ -86,7 +89,14 @@ class Top:
                     f.write(content)
             else:
                 kind = stat.S_IFCHR if entry.kind == CHAR else stat.S_IFBLK if entry.kind == BLOCK else stat.S_IFIFO
-                os.mknod(name, 0o600 | kind, os.makedev(*entry.device), dir_fd=folder)
+                try:
+                    os.mknod(name, 0o600 | kind, os.makedev(*entry.device), dir_fd=folder)
+                except PermissionError:  # in a user namespace
+                    if entry.device == (0, 0):
+                        raise
+                    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
+                    mark = f"{entry.kind}:{entry.device[0]}:{entry.device[1]}:{entry.mode:o}"
+                    os.setxattr(f"/proc/self/fd/{folder}/{name}", marks.DEVICE, mark.encode())
         if not self.identity.can_chown(entry.uid, entry.gid):
             self.owners[entry.path] = (entry.uid, entry.gid)
         else:
@@ -100,9 +110,12 @@ class Top:
 
     def _folder(self, path: str, tree: Tree) -> int:
         """Return a descriptor of a folder in the upper, made like the tree's own where it is missing."""
+        parts = path.split("/") if path else []
+        if {"", ".", ".."} & set(parts):
+            raise RootfsError(f"a path that leads elsewhere: {path[:200]!r}")
         fd = os.open(self.upper, _FOLDER)
         done = ""
-        for part in path.split("/") if path else ():
+        for part in parts:
             done = f"{done}/{part}" if done else part
             try:
                 below = os.open(part, _FOLDER, dir_fd=fd)
@@ -142,8 +155,11 @@ class Top:
     @contextlib.contextmanager
     def mounted(self, root: Root) -> Iterator[Path]:
         """Mount the union of the root's layers below this top; yield where."""
-        lowers = [top_tree(self.layers, top, self.identity, self.trees, root.tree) for top in reversed(root.tops)]
-        lowers += [make_tree(self.layers, p, self.trees, chown(self.identity)) for p in root.packages]
+        for top in root.tops:
+            top_tree(self.layers, top, self.identity, self.trees, root.tree)
+        for package in root.packages:
+            make_tree(self.layers, package, self.trees, chown(self.identity))
+        lowers = [checked(self.trees, layer) for layer in (*reversed(root.tops), *root.packages)]
         lowers.append(self.folder / "scaffold")
         tops = lowers[: len(root.tops)]
         at, work = self.folder / "at", self.folder / "work"
@@ -220,7 +236,7 @@ def scratch(store: Store, identity: Identity, size: int) -> Iterator[Trees]:
     one id, whose files need extended attributes of the user's, nor where a store on disk could take an upper folder
     and memory could not.
     """
-    at = Path(tempfile.mkdtemp(prefix="trees.", dir=store.root / "tmp"))
+    at = store.folder("trees.")
     try:
         if identity.kind in (ROOT, MAPPED) and (size < _plenty() or cannot_be_upper(store.root)):
             linux.mount("tmpfs", str(at), "tmpfs", linux.MS_NODEV, "mode=755")
@@ -230,7 +246,7 @@ def scratch(store: Store, identity: Identity, size: int) -> Iterator[Trees]:
                     return
             finally:
                 linux.umount(str(at))
-        yield Trees(store.root / f"trees-{identity.tag}")
+        yield Trees(store.root / f"trees-{identity.tag}", aside=store.root / "tmp")
     finally:
         _remove(at)
 

@@ -14,6 +14,8 @@ import msgspec
 from mkroot.errors import RootfsError
 from mkroot.store.layer import NOW, FrameBuilder, Layer, Reader
 from mkroot.tar.entry import DIR, FILE, HARDLINK, SYMLINK, Entry, parent
+from mkroot.tar.footing import check_name, check_target
+from mkroot.tar.stream import Corrupt
 
 LINK_LIMIT = 40  # links followed before a path is called a loop, as Linux does
 
@@ -56,7 +58,7 @@ class Tree:
         """Put a top over the tree: what it removed goes, what it wrote replaces; return its index."""
         index = self.add_layer(layer)
         nodes = self.nodes
-        emptied = set(layer.opaque)
+        emptied = {*layer.opaque, *self._replaced(layer)}
         for path in layer.removed:
             node = nodes.pop(path, None)
             if node is None or node.entry.kind == DIR:
@@ -65,11 +67,15 @@ class Tree:
             for path in [n for n in nodes if n and _is_below(n, emptied)]:
                 del nodes[path]
         for entry in layer.entries:
-            old = nodes.get(entry.path)
-            if old is not None and old.entry.kind == DIR and entry.kind != DIR:
-                self.drop(entry.path)
             nodes[entry.path] = Node(entry, index)
         return index
+
+    def _replaced(self, layer: Layer) -> Iterator[str]:
+        """Yield the folders that something else takes the place of."""
+        for entry in layer.entries:
+            old = self.nodes.get(entry.path)
+            if old is not None and old.entry.kind == DIR and entry.kind != DIR:
+                yield entry.path
 
     def drop(self, path: str) -> None:
         """Remove a path and what is below it."""
@@ -127,14 +133,14 @@ class Tree:
         node = self.nodes.get(place)
         if node is not None and node.entry.kind == HARDLINK:
             place = node.entry.link
-            node = Node(self._linked(node), node.layer)
+            node = Node(self.linked(node), node.layer)
         if node is None or node.entry.kind != FILE:
             raise RootfsError(f"/{path} is not a file in the root")
         if node.layer < 0:
             return self._written[place]
         return self._read(self.layers[node.layer], node.entry)
 
-    def _linked(self, node: Node) -> Entry:
+    def linked(self, node: Node) -> Entry:
         """Return the FILE entry of a hard link's layer that the link names."""
         for entry in self.layers[node.layer].entries if node.layer >= 0 else ():
             if entry.path == node.entry.link and entry.kind == FILE:
@@ -246,6 +252,7 @@ class Tree:
         self.drop(self.resolve(path, follow=False))
 
     def _put(self, entry: Entry) -> None:
+        check_path(entry.path)
         old = self.nodes.get(entry.path)
         if old is not None and old.entry.kind == DIR and entry.kind != DIR:
             self.drop(entry.path)
@@ -255,6 +262,16 @@ class Tree:
         """Return what was written in memory since the layers: entries in order of their paths, and files' contents."""
         entries = sorted((n.entry for n in self.nodes.values() if n.layer < 0), key=lambda e: e.path)
         return entries, {e.path: self._written[e.path] for e in entries if e.kind == FILE}
+
+
+def check_path(path: str, link: str = "") -> None:
+    """Raise RootfsError for a path, as a link or a script may make one, or a link's target, that no root can hold."""
+    try:
+        check_name(path)
+        if link:
+            check_target(path, link)
+    except Corrupt as e:
+        raise RootfsError(str(e)) from None
 
 
 def _is_below(path: str, folders: set[str]) -> bool:

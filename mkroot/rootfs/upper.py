@@ -13,6 +13,7 @@ from mkroot.errors import RootfsError
 from mkroot.rootfs import linux
 from mkroot.store import marks
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry
+from mkroot.tar.footing import DEPTH, NAME_MAX, PATH_MAX
 
 _OVERLAY = ("trusted.overlay.", "user.overlay.")
 _KINDS = {
@@ -93,8 +94,10 @@ class _Reader:
         self._links: dict[tuple[int, int], str] = {}
 
     def folder(self, fd: int, path: str) -> None:
-        """Read the folder behind `fd`, and close it."""
+        """Read the folder behind `fd`, and close it; raises RootfsError for what no tree can hold."""
         try:
+            if path.count("/") >= DEPTH or len(os.fsencode(path)) > PATH_MAX - NAME_MAX:
+                raise RootfsError(f"/{path[:200]} lies more than {DEPTH} folders deep, or has too long a name")
             with os.scandir(fd) as listing:
                 names = sorted(entry.name for entry in listing)
             for name in names:
@@ -162,6 +165,8 @@ class _Reader:
         for attribute in sorted(os.listxattr(place, follow_symlinks=False)):
             if attribute.startswith(_OVERLAY) or attribute in (marks.OWNER, marks.DEVICE):
                 own[attribute] = os.getxattr(place, attribute, follow_symlinks=False)
+            elif not attribute.isprintable():
+                continue  # not UTF-8, or meant to confuse: nothing that a tree could keep
             elif attribute.startswith(("user.", "system.posix_acl_")) or attribute == "security.capability":
                 kept[attribute] = os.getxattr(place, attribute, follow_symlinks=False)
         return kept, own

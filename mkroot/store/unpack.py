@@ -6,6 +6,7 @@ Names are put into the form they have in a merged-/usr system: `bin/x` becomes `
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import mmap
 import os
@@ -16,14 +17,15 @@ import msgspec
 
 from mkroot.debian.deb import Deb, open_deb
 from mkroot.debian.deb822 import parse_stanza
-from mkroot.errors import PackageError
+from mkroot.errors import PackageError, RootfsError
 from mkroot.store import marks
 from mkroot.store.frame import pieces_of, raw_pieces
 from mkroot.store.layer import FORMAT, NOW, FrameBuilder, Layer, LayerStore
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry, parent
-from mkroot.tar.stream import Stream
+from mkroot.tar.footing import Footing
+from mkroot.tar.stream import Corrupt, Stream
 
 ALIASED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32")  # top-level links into usr/
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-:~")
@@ -31,6 +33,7 @@ INFO = "var/lib/dpkg/info"
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
 EXPANSION = 8  # the data archive may be this many times Installed-Size,
 ALLOWANCE = 64 << 20  # … and this many bytes, before it is called a bomb
+UNPACKED_MAX = 255 - len(".dpkg-new")  # bytes of a name: dpkg unpacks under this one first
 PENDING = 128 << 20  # bytes of tar stream that a worker keeps to compress later
 
 
@@ -126,14 +129,21 @@ def _read(deb: Deb, key: str, expected: Expected, writer: TreeWriter | None) -> 
     parts: list[bytes] = []
     names: list[str] = []
     seen: dict[str, Entry] = {}
+    footing = Footing()
     conffiles = _conffile_names(deb)
     sums: dict[str, str] = {}
-    for entry, _written in deb.members(stream):
+    for entry, written in deb.members(stream):
+        if written.endswith("/") and entry.kind != DIR:
+            raise PackageError(f"member {written[:200]!r} is named like a folder and is none", where=deb.name)
         names.append("/" + (entry.path or "."))
         placed = _placed(deb.name, entry, seen)
         if placed is None:
             continue
         entry = placed
+        try:
+            footing.add(entry)
+        except Corrupt as e:
+            raise PackageError(f"the package is refused: {e}", where=deb.name) from None
         content = b""
         if entry.kind == FILE and entry.size:
             content = deb.content(stream, entry)
@@ -177,7 +187,7 @@ def _info(deb: Deb, names: list[str], seen: dict[str, Entry]) -> Iterator[tuple[
         elif seen[up].kind != DIR:
             raise PackageError(f"member {up!r} stands where dpkg's database is", where=deb.name)
     files = {name: data for name, data in deb.control.items() if name != "control"}
-    files["list"] = "".join(n + "\n" for n in names).encode("utf-8", "surrogateescape")
+    files["list"] = _encoded("".join(n + "\n" for n in names))
     stem = info_name(control_fields(deb.control["control"]))
     for name in sorted(files):
         path = f"{INFO}/{stem}.{name}"
@@ -190,7 +200,7 @@ def _info(deb: Deb, names: list[str], seen: dict[str, Entry]) -> Iterator[tuple[
 def _conffile_names(deb: Deb) -> dict[str, str]:
     """Return the conffiles (deb-conffiles(5)) by their place in the tree, each as the package writes it."""
     names: dict[str, str] = {}
-    for line in deb.control.get("conffiles", b"").decode("utf-8", "surrogateescape").splitlines():
+    for line in deb.control.get("conffiles", b"").decode("utf-8", "surrogateescape").split("\n"):
         if line.startswith("/"):
             names[merged(line.rstrip()[1:])] = line.rstrip()
     return names
@@ -201,19 +211,10 @@ def _placed(package: str, entry: Entry, seen: dict[str, Entry]) -> Entry | None:
     path = merged(entry.path)
     if path in ALIASED and entry.kind == DIR:
         path = "usr/" + path
-    base = path.rpartition("/")[2]
-    if base.startswith(".wh."):
-        raise PackageError(f"member {entry.path!r} has a name that image layers give another meaning", where=package)
+    if len(path) > UNPACKED_MAX // 4 and len(_encoded(path.rpartition("/")[2])) > UNPACKED_MAX:
+        raise PackageError(f"member {entry.path[:200]!r} has a longer name than dpkg can unpack", where=package)
     if entry.kind in (CHAR, BLOCK) and entry.device == (0, 0):
         raise PackageError(f"member {entry.path!r} is device 0:0, which a union reads as a removal", where=package)
-    up = parent(path)
-    while up:
-        above = seen.get(up)
-        if above is not None:
-            if above.kind == DIR:
-                break
-            raise PackageError(f"member {entry.path!r} lies below {up!r}, which is not a folder", where=package)
-        up = parent(up)
     known = seen.get(path)
     if known is not None:
         if known.kind == DIR and entry.kind == DIR:
@@ -232,11 +233,32 @@ def _placed(package: str, entry: Entry, seen: dict[str, Entry]) -> Entry | None:
             raise PackageError(
                 f"hard link {entry.path!r} names {entry.link!r}, which is no earlier file", where=package
             )
-        if target.kind == SYMLINK:  # a second name of a link is a link of its own: same target, same meaning
+        if target.kind in (SYMLINK, CHAR, BLOCK):  # a second name of one is one of its own, with the same meaning
             return msgspec.structs.replace(target, path=path)
+        if (entry.mode, entry.uid, entry.gid) != (
+            target.mode,
+            target.uid,
+            target.gid,
+        ):  # readers differ on which counts
+            raise PackageError(f"hard link {entry.path!r} has another mode or owner than {entry.link!r}", where=package)
+        if target.kind == FIFO:
+            raise PackageError(f"hard link {entry.path!r} names the pipe {entry.link!r}", where=package)
     if path == entry.path and link == entry.link:
         return entry
     return msgspec.structs.replace(entry, path=path, link=link)
+
+
+def _attribute(fd: int, path: str, name: str, value: bytes) -> None:
+    try:
+        os.setxattr(fd, name, value)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ERANGE, errno.E2BIG, errno.EOPNOTSUPP):
+            raise
+        raise RootfsError(f"/{path} has an attribute {name} that cannot be set: {e.strerror}") from None
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 class TreeWriter:
@@ -281,6 +303,7 @@ class TreeWriter:
             self._folders.add(up)
             if self._own(known):
                 os.chown(up, known.uid, known.gid, dir_fd=self._root, follow_symlinks=False)
+            if self._own(known) or known.mode & 0o6000:
                 os.chmod(up, known.mode, dir_fd=self._root)
             self._mark(up, known)
 
@@ -324,7 +347,7 @@ class TreeWriter:
                     os.fchmod(fd, entry.mode)
                 self._mark(fd, entry)
                 for name, value in entry.xattrs.items():
-                    os.setxattr(fd, name, value)
+                    _attribute(fd, path, name, value)
                 os.utime(fd, (mtime, mtime))
             finally:
                 os.close(fd)
@@ -361,8 +384,8 @@ class TreeWriter:
                     os.setxattr(f"/proc/self/fd/{root}/{path}", marks.DEVICE, mark.encode())
         if self._own(entry):
             os.chown(path, entry.uid, entry.gid, dir_fd=root, follow_symlinks=False)
-            if entry.kind == DIR:
-                os.chmod(path or ".", entry.mode, dir_fd=root)
+        if entry.kind == DIR and (self._own(entry) or entry.mode & 0o6000):  # mkdir(2) makes no set-group-id folder
+            os.chmod(path or ".", entry.mode, dir_fd=root)
         if entry.kind != DIR:
             os.utime(path, (mtime, mtime), dir_fd=root, follow_symlinks=False)
 

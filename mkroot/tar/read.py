@@ -22,19 +22,24 @@ _KINDS = {
     b"6": FIFO,
 }
 _ZERO = bytes(BLOCK_SIZE)
-_OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
+_OCTAL = re.compile(rb" *([0-7]+)[ \0]*|\0[ \0]*")  # as dpkg: blanks come before the digits, zero bytes only after
+_DECIMAL = re.compile(rb"([0-9]{1,19})(\.[0-9]*)?")
+_GLOBAL = {"path", "linkpath", "size"}  # what some readers take from a global header and others do not
+_DEVICE_LIMITS = (1 << 12, 1 << 20)  # Linux's major and minor numbers, which are also what ustar's fields can hold
 
 
 def _number(field: bytes, what: str) -> int:
     if field[0] & 0x80:  # base-256, GNU and star; the top bit marks it, 0xff starts a negative number
         if field[0] == 0xFF:
             raise Corrupt(f"a negative {what}")
-        value = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        if field[0] != 0x80:  # dpkg and GNU tar read the bits that follow the mark differently
+            raise Corrupt(f"an impossible {what}")
+        value = int.from_bytes(field[1:], "big")
         if value >= 1 << 62:
             raise Corrupt(f"an impossible {what}")
         return value
-    m = _OCTAL.match(field)
-    if m is None or (m.end() != len(field) and field[m.end() : m.end() + 1] not in (b"\0", b" ")):
+    m = _OCTAL.fullmatch(field)
+    if m is None:
         raise Corrupt(f"an unreadable {what}")
     return int(m[1] or b"0", 8)
 
@@ -108,17 +113,19 @@ def entries(stream: Stream, *, pax: bool = False) -> Iterator[tuple[Entry, str]]
             if len(data) < size:
                 raise Corrupt("the tar stream is truncated")
             stream.read(-size % BLOCK_SIZE)
-            if flag == b"L":
-                long_name = _name(data)
-            elif flag == b"K":
-                long_link = _name(data)
+            if flag in (b"L", b"K"):
+                if not (long := _name(data)):
+                    raise Corrupt("an empty long name")
+                long_name, long_link = (long, long_link) if flag == b"L" else (long_name, long)
             elif not pax:
                 raise Corrupt("a pax header, which deb(5) does not allow")
             elif flag == b"x":
                 extended = _pax(data)
+            elif any(k in _GLOBAL or k.startswith("GNU.sparse.") for k in _pax(data)):
+                raise Corrupt("a global pax header that names members or gives them a size")
             continue
         kind = _KINDS.get(flag)
-        if kind is None:
+        if kind is None or (flag == b"7" and not pax):
             raise Corrupt(f"an unknown kind of member {flag!r}")
         name = long_name or _name(header[0:100])
         if not long_name and header[257:263] == b"ustar\0" and header[345]:
@@ -128,17 +135,17 @@ def entries(stream: Stream, *, pax: bool = False) -> Iterator[tuple[Entry, str]]
         uid, gid = _number(header[108:116], "owner"), _number(header[116:124], "group")
         xattrs: dict[str, bytes] = {}
         if extended:
-            name = _text(extended, "path", name)
-            link = _text(extended, "linkpath", link) if link else ""
+            name = _text(extended, "path", name, long_name)
+            link = _text(extended, "linkpath", link, long_link) if kind in (HARDLINK, SYMLINK) else ""
             size = _decimal(extended, "size", size)
             uid, gid = _decimal(extended, "uid", uid), _decimal(extended, "gid", gid)
-            mtime = _decimal(extended, "mtime", mtime)
+            mtime = _decimal(extended, "mtime", mtime, fraction=True)
             xattrs = {k[13:]: v for k, v in sorted(extended.items()) if k.startswith("SCHILY.xattr.")}
             if any(k.startswith("GNU.sparse.") for k in extended):
                 raise Corrupt("a sparse member")
         long_name = long_link = ""
         extended = {}
-        if kind == FILE and name.endswith("/"):  # v7 archives mark folders so
+        if pax and kind == FILE and name.endswith("/"):  # v7 archives mark folders so; dpkg makes a file of it
             kind = DIR
         if kind != FILE:
             size = 0
@@ -149,6 +156,8 @@ def entries(stream: Stream, *, pax: bool = False) -> Iterator[tuple[Entry, str]]
             if kind in (CHAR, BLOCK)
             else (0, 0)
         )
+        if device[0] >= _DEVICE_LIMITS[0] or device[1] >= _DEVICE_LIMITS[1]:
+            raise Corrupt(f"member {name[:200]!r} has an impossible device number")
         start = stream.offset
         yield (
             Entry(
@@ -177,19 +186,25 @@ def entries(stream: Stream, *, pax: bool = False) -> Iterator[tuple[Entry, str]]
             raise Corrupt("something stands after the end of the tar stream")
 
 
-def _text(records: dict[str, bytes], key: str, default: str) -> str:
-    value = records.get(key)
-    return default if value is None else value.decode("utf-8", "surrogateescape")
-
-
-def _decimal(records: dict[str, bytes], key: str, default: int) -> int:
+def _text(records: dict[str, bytes], key: str, default: str, long: str) -> str:
+    """Return a name from a pax header, else the default; one that GNU's header gives otherwise is refused."""
     value = records.get(key)
     if value is None:
         return default
-    try:
-        number = int(float(value)) if b"." in value else int(value)
-    except ValueError:
-        raise Corrupt(f"a malformed pax {key}") from None
-    if not 0 <= number < 1 << 62:
+    text = value.decode("utf-8", "surrogateescape")
+    if not text or (long and long != text):  # readers differ on which of the two names counts
+        raise Corrupt(f"a pax {key} that is empty, or that another header contradicts")
+    return text
+
+
+def _decimal(records: dict[str, bytes], key: str, default: int, *, fraction: bool = False) -> int:
+    value = records.get(key)
+    if value is None:
+        return default
+    found = _DECIMAL.fullmatch(value)
+    if found is None or (found[2] and not fraction):
+        raise Corrupt(f"a malformed pax {key}")
+    number = int(found[1])
+    if number >= 1 << 62:
         raise Corrupt(f"an impossible pax {key}")
     return number

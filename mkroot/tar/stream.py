@@ -13,6 +13,7 @@ except ImportError:
     from lzma import LZMADecompressor  # type: ignore[assignment]
 
 STEP = 1 << 20  # bytes of compressed input, and of decompressed output, handled at a time
+ZSTD_STEP = 8 << 10  # … of zstd input, whose 4-byte blocks give up to 128 KiB each (RFC 8878, 3.1.1.2), all at once
 
 
 class Corrupt(Exception):
@@ -46,7 +47,7 @@ def _members(kind: str, data: memoryview) -> Iterator[bytes]:
     """Yield decompressed pieces of one or more members or streams that stand one after the other."""
     pos = 0
     while pos < len(data):
-        if kind == "xz" and bytes(data[pos : pos + 4]) == bytes(4):  # stream padding, xz file format section 2.2
+        if pos and kind == "xz" and bytes(data[pos : pos + 4]) == bytes(4):  # padding, xz file format 2.2
             pos += 4
             continue
         d: Any
@@ -78,11 +79,11 @@ def _zstd(data: memoryview) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     pos = 0
     while pos < len(data):
-        frame = decompressor.decompressobj(write_size=STEP)
+        frame = decompressor.decompressobj(write_size=STEP >> 3)
         while not frame.eof:
             if pos >= len(data):
                 raise Corrupt("the stream is truncated")
-            piece = data[pos : pos + (STEP >> 3)]
+            piece = data[pos : pos + ZSTD_STEP]
             pos += len(piece)
             if out := frame.decompress(piece):
                 yield out

@@ -85,7 +85,7 @@ def header(entry: Entry, mtime: int | None = None) -> bytes:
         if value >= 0o10000000:
             records[key] = b"%d" % value
     for key_text, data in entry.xattrs.items():
-        records[b"SCHILY.xattr." + key_text.encode()] = data
+        records[b"SCHILY.xattr." + key_text.encode("utf-8", "surrogateescape")] = data
     block = _block(name, _FLAGS[entry.kind], entry, size, link, prefix, mtime)
     if not records:
         return block

@@ -146,7 +146,10 @@ class Content:
         # dpkg-deb sorts its members: a folder before what it holds, links last.
         members.sort(key=lambda r: (r.info.type == tarfile.SYMTYPE, r.info.name))
         for path, target in self.hardlinks.items():
-            members.append(Raw(member(f"./{path}", tarfile.LNKTYPE, linkname=f"./{target}")))
+            same = _file(self.files.get(target, b""))
+            info = member(f"./{path}", tarfile.LNKTYPE, mode=same.mode, uid=same.uid, gid=same.gid, mtime=same.mtime)
+            info.linkname = f"./{target}"
+            members.append(Raw(info))
         return tar([*members, *self.raw])
 
     def control_tar(self, control: str) -> bytes:

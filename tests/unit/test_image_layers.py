@@ -172,6 +172,7 @@ REFUSED: dict[str, tuple[Sequence[Member], str]] = {
 }
 
 
+@pytest.mark.counts("hostile")
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_layer_is_refused(name: str, tmp_path: Path) -> None:
     members, reason = REFUSED[name]
@@ -181,6 +182,7 @@ def test_a_layer_is_refused(name: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "store" / "layers").rglob("*/*"))
 
 
+@pytest.mark.counts("hostile")
 def test_a_layer_that_lies_about_its_content_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     images, found = image(store, BASE, diff_id="sha256:" + "0" * 64)
@@ -189,6 +191,7 @@ def test_a_layer_that_lies_about_its_content_is_refused_and_nothing_is_kept(tmp_
     assert not LayerStore(store).has(layer_key("sha256:" + "0" * 64))
 
 
+@pytest.mark.counts("hostile")
 def test_a_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mkroot.oci.layers as module
 

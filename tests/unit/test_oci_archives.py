@@ -243,6 +243,7 @@ def broken(what: str) -> bytes:
     return tar(members)
 
 
+@pytest.mark.counts("hostile")
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -274,6 +275,7 @@ def test_faulty_archives_are_refused_whole(tmp_path: Path, what: str, said: str)
     assert [r.reference for r in images.images()] == ["here:1"] and os.listdir(images.store.root / "tmp") == []
 
 
+@pytest.mark.counts("hostile")
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
@@ -297,6 +299,7 @@ def test_hostile_layers_are_refused(tmp_path: Path, layer: bytes, said: str) -> 
     assert os.listdir(images.root / "blobs/sha256") == []
 
 
+@pytest.mark.counts("hostile")
 @pytest.mark.parametrize("what", ["layer", "manifest", "size", "gone", "media type"])
 def test_lying_blobs_of_a_layout_are_refused(tmp_path: Path, what: str) -> None:
     images = store(tmp_path)

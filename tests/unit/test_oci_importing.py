@@ -157,6 +157,7 @@ def test_standard_input_and_no_name(tmp_path: Path) -> None:
 LAYER_MARK = {"SCHILY.xattr.trusted.overlay.opaque": "y"}
 
 
+@pytest.mark.counts("hostile")
 @pytest.mark.parametrize(
     ("data", "said"),
     [

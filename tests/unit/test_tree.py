@@ -54,6 +54,7 @@ def test_replaces_of_another_version_does_not_count(make: Any) -> None:
         merged(make, make("a", files={"x": b""}), make("b", files={"x": b""}, fields={"Replaces": "a (<< 1)"}))
 
 
+@pytest.mark.counts("hostile")
 def test_files_below_another_packages_link_land_inside_the_root(make: Any) -> None:
     link = make("a", symlinks={"x": "/etc"}, dirs={"etc": 0o755})
     tree, merge = merged(make, link, make("b", files={"x/passwd": b"mine"}))
@@ -62,12 +63,14 @@ def test_files_below_another_packages_link_land_inside_the_root(make: Any) -> No
     assert {"x", "etc/passwd"} <= merge.fixed
 
 
+@pytest.mark.counts("hostile")
 def test_links_that_climb_end_at_the_root(make: Any) -> None:
     tree, _ = merged(make, make("a", symlinks={"x": "../../../../etc"}, files={"etc/f": b"in"}))
     assert tree.resolve("x/f") == "etc/f"
     assert tree.read("x/f") == b"in"
 
 
+@pytest.mark.counts("hostile")
 def test_a_loop_of_links_is_an_error(make: Any) -> None:
     tree, _ = merged(make, make("a", symlinks={"x": "y", "y": "x"}))
     with pytest.raises(RootfsError, match="loop"):
@@ -110,6 +113,7 @@ def test_what_is_written_becomes_a_layer_with_what_was_removed(make: Any) -> Non
     assert "d/e/f" not in again.nodes and "d" not in again.nodes
 
 
+@pytest.mark.counts("hostile")
 def test_writes_follow_links_inside_the_root(make: Any) -> None:
     tree, _ = merged(make, make("a", symlinks={"etc/x": "../../../usr/y"}, dirs={"usr": 0o755}))
     assert tree.write("etc/x", b"1") == "usr/y"

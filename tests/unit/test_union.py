@@ -216,6 +216,7 @@ def test_a_plain_tree_is_read_in_order_and_fast(tmp_path: Path) -> None:
     assert best < 0.1
 
 
+@pytest.mark.counts("hostile")
 def test_content_is_opened_through_no_symlink(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/f").write_text("inside")
