@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from mkroot import locking, making
 from mkroot.errors import ArtifactError, Faults, LockError, MkrootError
+from mkroot.mending import mending
 from mkroot.oci.model import Descriptor
 from mkroot.progress import Progress, Step
 from mkroot.recipe.load import load, locate
@@ -24,7 +26,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     out: the output folder. outputs: kinds in place of the recipe's. lock: "auto" (use one, make one where there is
     none), "locked" (there must be one), "none" (neither read nor write one). tags: image references besides the
-    recipe's. architectures: in place of the recipe's. mirror: in place of the one mkroot would find.
+    recipe's. architectures: in place of the recipe's. mirror: in place of the one mkroot would find. written: addresses
+    of the archive and of Debian's security archive ("" for none) that apt in the image is given, in place of this
+    build's mirror.
     """
 
     out: Path = Path("out")
@@ -34,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     mirror: str | None = None
+    written: tuple[str, str] | None = None
     defines: dict[str, str] = {}
     allow_expired: bool = False
     explain_cache: bool = False
@@ -68,11 +73,12 @@ def build(
     if options.out.exists() and not options.out.is_dir():
         raise ArtifactError("the output folder is a file", where=str(options.out), hint="name another with `-o DIR`")
     siblings: list[Descriptor] = []  # an image of several architectures is one index
+    rest = (options, environ, progress, siblings)
     try:
         store = Store(default_root(environ))
         lock = settled(store, wanted, recipe, options, environ, progress)
         return tuple(
-            making.make(store, identity, wanted, lock, architecture, options, environ, progress, siblings)
+            mending(store, progress, partial(making.make, store, identity, wanted, lock, architecture, *rest))
             for architecture in wanted.arch
         )
     except MkrootError as e:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from mkroot.resolve.universe import Universe
 from mkroot.rootfs.tree import Tree
 from mkroot.sources import Archive, Origin, look, nothing, origin, request
 from mkroot.store.layer import LayerStore
+from mkroot.store.replaced import replace
 from mkroot.store.store import Store
 
 # What of a recipe decides which packages are locked. A new motd or another output leaves the lock as it is.
@@ -85,19 +84,7 @@ def write_lock(lock: Lock, path: Path) -> None:
     try:
         if path.exists() and path.read_bytes() == data:
             return
-        fd, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(fd, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(aside, 0o666 & ~umask)
-            os.rename(aside, path)
-        except BaseException:
-            os.unlink(aside)
-            raise
+        replace(path, data)
     except OSError as e:
         raise LockError(
             f"the lock cannot be written: {e.strerror}",

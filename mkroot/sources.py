@@ -38,6 +38,18 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         """Return a package's address by its source's id and its path in the lock; raises MirrorError."""
         return next(s for s in self.sources if s.id == source).locate(path)
 
+    def written_as(self, archive: str, security: str) -> Origin:
+        """Return the same places under another name of the mirror, which is what apt in an image is given.
+
+        archive, security: addresses; "" for the mirror's own, and for no security archive. Raises MirrorError.
+        """
+        if not archive:
+            return self
+        where = "the mirror of an earlier build"
+        apart = address.parse(security, where) if security else None
+        named = Mirror(archive=address.parse(archive, where), security=apart, origin=where)
+        return msgspec.structs.replace(self, mirror=named)
+
 
 def origin(recipe: Recipe, architecture: str, option: str | None, environ: Mapping[str, str]) -> Origin:
     """Return a recipe's archives as they are now; raises MirrorError, TrustError, RecipeError.

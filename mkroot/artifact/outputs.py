@@ -14,6 +14,8 @@ from mkroot.artifact.files import HashedFile, copy_file, settle
 from mkroot.artifact.folder import output_folder, remove, target_folder
 from mkroot.artifact.kept import kept_file
 from mkroot.artifact.manifest import FILE_NAME, Facts, Made, Manifest, encode, make_manifest
+from mkroot.artifact.provenance import FILE_NAME as RECORD_NAME
+from mkroot.artifact.provenance import Provenance, encode_statement
 from mkroot.artifact.tools import HostTools, Tools
 from mkroot.errors import ArtifactError
 from mkroot.progress import Progress
@@ -91,11 +93,12 @@ Maker = Callable[[Bench], Made | tuple[Made, ...]]
 
 
 class Outputs(Struct, frozen=True, kw_only=True):
-    """What was written: the folder, its artifacts in the order they were asked for, and the manifest."""
+    """What was written: the folder, its artifacts in the order they were asked for, manifest, the record's bytes."""
 
     folder: Path
     artifacts: tuple[Made, ...]
     manifest: Manifest
+    provenance: bytes = b""
 
 
 def tree_digest(entries: Sequence[Entry]) -> str:
@@ -117,6 +120,7 @@ def write_outputs(
     kinds: Sequence[str],
     makers: Mapping[str, Maker],
     *,
+    provenance: Provenance | None = None,
     tools: Tools | None = None,
     progress: Progress | None = None,
     before_swap: Sequence[Callable[[Bench], None]] = (),
@@ -124,7 +128,8 @@ def write_outputs(
     """Make the artifacts `kinds` in `out/NAME/ARCH`, with a `manifest.json`.
 
     makers: by kind; see mkroot.artifact.kinds and mkroot.oci.outputs. before_swap: what must also succeed before the
-    folder takes its place. An earlier output is replaced as a whole. Raises ArtifactError (the folder cannot be
+    folder takes its place. provenance: the record that is written beside the artifacts, `provenance.json`; None writes
+    none. An earlier output is replaced as a whole. Raises ArtifactError (the folder cannot be
     written, a tool is missing or fails) and StoreError; then nothing is left and the earlier output still stands.
     """
     progress = progress or Progress()
@@ -160,6 +165,13 @@ def write_outputs(
         with HashedFile(folder / FILE_NAME) as f:
             f.write(encode(manifest))
         settle(folder / FILE_NAME)
+        record = b""
+        if provenance is not None:
+            record = encode_statement(provenance.statement(made, f.digest.removeprefix("sha256:")))
+            with HashedFile(folder / RECORD_NAME) as f:
+                f.write(record)
+            settle(folder / RECORD_NAME)
         for one in settled:
             one.result()
-    return Outputs(folder=target_folder(out, facts.name, facts.architecture), artifacts=tuple(made), manifest=manifest)
+    target = target_folder(out, facts.name, facts.architecture)
+    return Outputs(folder=target, artifacts=tuple(made), manifest=manifest, provenance=record)

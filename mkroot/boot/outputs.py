@@ -220,7 +220,7 @@ def _bootfs(bench: Bench, boot: Boot) -> tuple[Made, ...]:
     if parts.initramfs is not None:
         contents["initramfs.cpio.zst"] = parts.initramfs
     folder = bench.folder / "bootfs"
-    folder.mkdir(mode=0o755)
+    folder.mkdir()
     listing = hashlib.sha256()
     for name in sorted(contents):
         place = folder / name
@@ -228,6 +228,8 @@ def _bootfs(bench: Bench, boot: Boot) -> tuple[Made, ...]:
         with HashedFile(place) as f:
             f.write(contents[name])
         listing.update(f"{f.digest} {f.size} {name}\n".encode())
+    for place in (folder, *(folder / parent for name in contents for parent in Path(name).parents)):
+        place.chmod(0o755)  # whatever the umask left of it
     size = sum(map(len, contents.values()))
     made = [Made(kind="bootfs", name="bootfs", size=size, digest=f"sha256:{listing.hexdigest()}")]
     image = bench.folder / "bootfs.img"

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from mkroot.cli.options import add_recipe_options, options_of
+from mkroot.cli.options import add_recipe_options, options_of, unsealed
 
 if TYPE_CHECKING:
     from mkroot.build import Built, Options
@@ -24,7 +24,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         description="Build recipes, one after the other. Outputs go to DIR/NAME/ARCH; what was made is told on "
         "standard output, the way there on standard error. Without a lock beside the recipe one is made.",
     )
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a recipe's file; - is standard input")
+    parser.add_argument(
+        "recipes", nargs="+", metavar="RECIPE", help="a recipe's file, or a bundle; - is standard input"
+    )
     parser.add_argument("-o", dest="out", default="out", metavar="DIR", help="the output folder (default: out)")
     parser.add_argument(
         "--output", action="append", default=[], metavar="KIND", help="make this kind instead of the recipe's; repeat"
@@ -39,7 +41,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build the recipes; 0, or 1 where one of them failed."""
+    """Build the recipes; 0, 1 where one of them failed, 2 where the command line was wrong for one."""
     from mkroot.rootfs.identity import assume
 
     identity = assume()  # first: it may fork, and must not find threads or half-written output
@@ -61,18 +63,19 @@ def run(args: argparse.Namespace) -> int:
     progress = make_progress()
     built: list[tuple[str, Built]] = []
     failed: list[tuple[str, Exception]] = []
+    status = 0
     with using(Store(default_root(dict(os.environ)))):
         for recipe in args.recipes:
             try:
                 built += _build(recipe, options, progress, identity, quiet=args.json, heading=len(args.recipes) > 1)
             except Exception as e:  # one recipe's failure, a fault of mkroot included, does not hide the others
-                tell(e)
+                status = max(status, tell(e))
                 failed.append((recipe, e))
     if args.json:
         print_json({"builds": [_described(r, b) for r, b in built], "failed": [_failure(r, e) for r, e in failed]})
     elif len(args.recipes) > 1:
         sys.stderr.write(_tally(args.recipes, failed))
-    return 1 if failed else 0
+    return status
 
 
 def _build(
@@ -80,11 +83,13 @@ def _build(
 ) -> list[tuple[str, Built]]:
     from mkroot.build import build
     from mkroot.cli.terminal import seconds
+    from mkroot.errors import printable
 
     if heading:
-        sys.stderr.write(f"{recipe}\n")
+        sys.stderr.write(f"{printable(recipe)}\n")
     start = time.monotonic()
-    results = build(recipe, options, os.environ, progress, identity)
+    with unsealed(recipe, options) as (path, opened):
+        results = build(path, opened, os.environ, progress, identity)
     if not quiet:
         for one in results:
             _tell(one)
@@ -128,9 +133,10 @@ def _tell(built: Built) -> None:
 
 def _tally(recipes: list[str], failed: list[tuple[str, Exception]]) -> str:
     from mkroot.cli.terminal import plural
+    from mkroot.errors import printable
 
     good = len(recipes) - len(failed)
-    names = ": " + ", ".join(recipe for recipe, _ in failed) if failed else ""
+    names = ": " + ", ".join(printable(recipe) for recipe, _ in failed) if failed else ""
     return f"{plural(good, 'recipe')} built, {len(failed)} failed{names}\n"
 
 

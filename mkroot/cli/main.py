@@ -19,6 +19,8 @@ COMMANDS = {
     "explain": ("explain", "tell what made a file, down to the archive's key"),
     "diff": ("diff", "tell two locks, trees or images apart, or what a container changed"),
     "sbom": ("sbom", "write a bill of materials (SPDX, CycloneDX)"),
+    "verify": ("verify", "build again from the lock and compare every artifact"),
+    "bundle": ("bundle", "write one file with everything that a build needs"),
     "boot": ("boot", "start a system in QEMU, its console on the terminal"),
     "test": ("test", "start a system in QEMU and take its own verdict"),
     "images": ("images", "list the images of the store"),
@@ -51,9 +53,6 @@ COMMANDS = {
     "doctor": ("doctor", "tell what this host can do, and what to install"),
     "schema": ("schema", "print the JSON Schema of recipes"),
 }
-NOT_YET = (
-    "verify", "bundle",
-)  # fmt: skip
 USAGE = "usage: mkroot COMMAND [OPTION...] [ARGUMENT...]"
 _signals: list[int] = []  # that asked for an end
 SECONDS = 1.8  # from a signal to the end, whatever still runs
@@ -104,10 +103,6 @@ def _dispatch(argv: list[str]) -> int:
         return _say(_help())
     if name in ("-V", "--version"):
         return _say(f"mkroot {mkroot.__version__}\n")
-    if name in NOT_YET:
-        from mkroot.cli.notyet import refuse
-
-        refuse(name)
     if name not in COMMANDS:
         _unknown(name)
     import importlib
@@ -141,7 +136,7 @@ def _unknown(name: str) -> None:
     from mkroot.errors import UsageError
 
     kind = "option" if name.startswith("-") else "command"
-    near = difflib.get_close_matches(name, [*COMMANDS, *NOT_YET, "--help", "--version"], 1)
+    near = difflib.get_close_matches(name, [*COMMANDS, "--help", "--version"], 1)
     hint = f"did you mean `{near[0]}`? " if near else ""
     raise UsageError(f"unknown {kind} `{name}`", hint=f"{hint}`mkroot --help` lists the commands")
 
@@ -150,14 +145,7 @@ def _commands() -> str:
     width = max(map(len, COMMANDS)) + 2
     lines = ["commands:"]
     lines += [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "not built yet:"]
-    line = " "
-    for name in NOT_YET:
-        if len(line) + len(name) > 78:
-            lines.append(line)
-            line = " "
-        line += f" {name}"
-    return "\n".join([*lines, line, ""])
+    return "\n".join([*lines, ""])
 
 
 def _help() -> str:

@@ -24,11 +24,21 @@ Member = tuple[Any, ...]
 
 
 def mkroot(
-    *words: str | Path, store: Path, check: bool = True, cwd: Path = ROOT, env: Mapping[str, str] | None = None
+    *words: str | Path,
+    store: Path,
+    check: bool = True,
+    cwd: Path = ROOT,
+    env: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
+    umask: int = -1,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line; skip the test where the archive does not answer, fail it where the command failed."""
+    """Run the command line; skip the test where the archive does not answer, fail it where the command failed.
+
+    before: words that the command is handed to. umask: in place of this process's own.
+    """
     environ = {**os.environ, "MKROOT_STORE": str(store), **(env or {})}
-    done = subprocess.run([MKROOT, *map(str, words)], capture_output=True, text=True, cwd=cwd, env=environ)
+    command = [*before, MKROOT, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environ, umask=umask)
     if done.returncode and any(t in done.stderr for t in ("does not answer", "cannot be reached", "no mirror of")):
         pytest.skip(f"the archive does not answer: {done.stderr.strip()[-300:]}")
     if check:

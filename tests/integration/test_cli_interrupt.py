@@ -23,6 +23,7 @@ def processes(session: int) -> list[str]:
     return [line for line in run.stdout.splitlines() if not line.startswith("Z")]
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize(
     ("number", "after", "status"),
     [
