@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import mkroot
-from mkroot import booting, locking, packages, parents, records, rooting, unchanged
-from mkroot.archive import address
+from mkroot import additions, booting, locking, packages, parents, records, rooting, unchanged
 from mkroot.archive.http import Http
 from mkroot.archive.inrelease import Policy
-from mkroot.archive.mirror import SECURITY
+from mkroot.artifact import provenance
 from mkroot.artifact.manifest import Facts, PackageFacts
 from mkroot.artifact.outputs import Maker
 from mkroot.digest import sha256
@@ -29,11 +28,9 @@ from mkroot.recipe.model import Recipe, Trim
 from mkroot.recipe.normal import digest as recipe_digest
 from mkroot.recipe.normal import normalised
 from mkroot.resolve.lock import Lock, LockedPackage, LockedRoot
-from mkroot.rootfs.apt_sources import Source as AptSource
-from mkroot.rootfs.apt_sources import Stanza, archive_stanzas, has_apt
+from mkroot.rootfs.apt_sources import has_apt
 from mkroot.rootfs.assembly import Assembly
 from mkroot.rootfs.identity import Identity
-from mkroot.rootfs.inputs import read_inputs
 from mkroot.rootfs.stage import Root
 from mkroot.rootfs.top import chown, scratch
 from mkroot.sourcedate import source_date
@@ -64,7 +61,9 @@ def make(
     began = len(progress.steps)
     locked = lock.root(architecture)
     place = origin(recipe, architecture, options.mirror, environ)
-    inside = _inside(recipe, locked, place)
+    if options.written is not None:
+        place = place.written_as(*options.written)
+    inside = additions.inside_of(recipe, locked, place)
     target = options.out / str(recipe.name) / str(architecture)
     key = _key(recipe, lock, architecture, inside, options, environ)
     known = unchanged.recall(store, target, key)
@@ -97,13 +96,16 @@ def make(
             _image(layers.store, recipe, options, rooted),
             options.out,
             recipe.outputs,
+            provenance=_provenance(recipe, lock, architecture, inside, options, environ),
             images=ImageStore(store),
             siblings=siblings,
             makers=makers,
             progress=progress,
         )
     digests = [made.manifest.tree, *(m.digest for m in made.artifacts if m.kind == "oci")]
-    records.keep(store, digests, rooted.root, scripts=recipe.configure == "scripts", lock=lock)
+    records.keep(
+        store, digests, rooted.root, scripts=recipe.configure == "scripts", lock=lock, provenance=made.provenance
+    )
     result = Built(
         name=str(recipe.name),
         architecture=str(architecture),
@@ -126,6 +128,8 @@ def _key(
         (
             mkroot.__version__.encode(),
             normalised(recipe),
+            provenance.BUILD_TYPE.encode(),
+            msgspec.json.encode(dict(recipe.vars), order="sorted"),
             lock.encode(),
             architecture.encode(),
             msgspec.msgpack.encode(inside, enc_hook=str),
@@ -197,7 +201,7 @@ def _root(
     progress: Progress,
 ) -> Rooted:
     date = source_date(environ)
-    place = _at_snapshot(layers.store, recipe, place, options, environ, progress)
+    place = at_snapshot(layers.store, recipe, place, options, environ, progress)
     items = wanted_items(layers.store, recipe, locked.packages, place)
     extra = wanted_items(layers.store, recipe, locked.beside, place)
     scripts = recipe.configure == "scripts"
@@ -275,11 +279,14 @@ def _codecs(recipe: Recipe) -> tuple[str, ...]:
     return ("gzip",) if gzip and whole else ()
 
 
-def _at_snapshot(
+def at_snapshot(
     store: Store, recipe: Recipe, place: Origin, options: Options, environ: Mapping[str, str], progress: Progress
 ) -> Origin:
-    """Return where a dated recipe's packages are fetched from; its live mirror still names apt's sources."""
-    if not recipe.snapshot:
+    """Return where a dated recipe's packages are fetched from; its live mirror still names apt's sources.
+
+    Offline nothing is fetched, and nobody asks the live archive where its dated copies are.
+    """
+    if not recipe.snapshot or options.offline:
         return place
     http = Http(environ, tell=progress.warn)
     try:
@@ -294,61 +301,6 @@ _UPTO = {
     "variant": ("essential", "variant"),
     "include": ("essential", "variant", "include"),
 }
-
-
-def _automatic(package: LockedPackage) -> bool:
-    """Tell whether apt would have marked a package as installed for others' sake only (apt-mark(8))."""
-    wished = package.why.split(" ", 1)[0] in ("priority", "requested", "variant", "essential")
-    return package.stage != "essential" and not wished and not package.upgrades
-
-
-def _inside(recipe: Recipe, locked: LockedRoot, place: Origin) -> rooting.Inside:
-    try:
-        hooks = tuple(Path(hook.run.path).read_bytes() for hook in recipe.hooks)
-        key = Path(recipe.keyring.path).read_bytes() if recipe.keyring is not None else None
-        kept = [_kept(number, recipe) for number, s in enumerate(recipe.sources) if s.keep]
-    except OSError as e:
-        raise RootfsError(f"a file of the recipe cannot be read: {e.strerror}", where=e.filename) from None
-    return rooting.Inside(
-        inputs=read_inputs(recipe.config),
-        hooks=hooks,
-        sources=(*_apt_sources(recipe, place), *kept),
-        key=key,
-        automatic=tuple((p.name, p.architecture) for p in locked.packages if _automatic(p)),
-    )
-
-
-def _kept(number: int, recipe: Recipe) -> AptSource:
-    source = recipe.sources[number]
-    key = Path(source.key.file.path).read_bytes() if source.key is not None else None
-    stanza = Stanza(
-        uri=source.uri,
-        suites=tuple(source.suites),
-        components=tuple(source.components),
-        key=key,
-        trusted=source.trusted,
-    )
-    return AptSource(name=source.id, stanzas=(stanza,), origin=f"recipe: sources[{number}]")
-
-
-def _apt_mirror(recipe: Recipe, place: Origin) -> tuple[str, str | None]:
-    """Return the archive's address for the image, "" for none, and that of Debian's security archive."""
-    wanted = str(recipe.apt.mirror)
-    if wanted == "none":
-        return "", None
-    if wanted == "used":
-        security = place.mirror.security
-        return place.mirror.archive.url, security.url if security is not None else None
-    archive = address.parse(wanted, "`apt.mirror`")
-    return archive.url, archive.sibling(SECURITY, recipe.distro).url if recipe.distro == "debian" else None
-
-
-def _apt_sources(recipe: Recipe, place: Origin) -> tuple[AptSource, ...]:
-    uri, security = _apt_mirror(recipe, place)
-    if not uri:
-        return ()
-    stanzas = archive_stanzas(recipe.distro, uri, recipe.suite, recipe.components, recipe.pockets, security)
-    return (AptSource(name=recipe.distro, stanzas=stanzas),)
 
 
 def _check_size(recipe: Recipe, assembly: Assembly, locked: LockedRoot) -> None:
@@ -396,7 +348,7 @@ def _image(store: Store, recipe: Recipe, options: Options, rooted: Rooted) -> Im
 
 
 def _facts(recipe: Recipe, lock: Lock, locked: LockedRoot, architecture: str, place: Origin, root: Root) -> Facts:
-    uri, _ = _apt_mirror(recipe, place)
+    uri, _ = additions.apt_mirror(recipe, place)
     return Facts(
         name=str(recipe.name),
         architecture=str(architecture),
@@ -418,4 +370,34 @@ def _facts(recipe: Recipe, lock: Lock, locked: LockedRoot, architecture: str, pl
         lock=sha256(lock.encode()),
         recipe=recipe_digest(recipe),
         mirror=uri if has_apt(root.tree) else "",
+    )
+
+
+def _provenance(
+    recipe: Recipe,
+    lock: Lock,
+    architecture: str,
+    inside: rooting.Inside,
+    options: Options,
+    environ: Mapping[str, str],
+) -> provenance.Provenance:
+    return provenance.Provenance(
+        asked=provenance.Asked(
+            name=str(recipe.name),
+            recipe={"sha256": recipe_digest(recipe)},
+            variables=provenance.public({str(k): str(v) for k, v in recipe.vars.items()}),
+            architecture=str(architecture),
+            architectures=tuple(map(str, recipe.arch)),
+            outputs=tuple(recipe.outputs),
+            tags=options.tags,
+            source_date_epoch=source_date(environ),
+        ),
+        materials=provenance.materials(
+            lock,
+            architecture,
+            distro=recipe.distro,
+            suite=str(recipe.suite),
+            parent=parents.reference_of(recipe),
+            files=additions.digests(recipe, inside),
+        ),
     )

@@ -96,7 +96,11 @@ class Supply:
             by_digest = {i.sha256: i for i in self._items}
             left = [i for i in self._items if not _has_layer(self._store, i)]
             for item in self._items:
-                if _has_layer(self._store, item):
+                if not _has_layer(self._store, item):
+                    continue
+                if self._trees is None:  # another build was faster
+                    self._note([(item.sha256, self._layers.load(layer_key(item.sha256)))])
+                else:
                     self._put(item, None)
             for group in ([i for i in left if i.first], [i for i in left if not i.first]):
                 wanted = []

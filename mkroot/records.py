@@ -11,29 +11,35 @@ from mkroot.resolve.lock import Lock
 from mkroot.rootfs.stage import Root, Stage, merge_stage, replay
 from mkroot.rootfs.tree import Tree
 from mkroot.store.layer import Layer, LayerStore
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 
 KIND = "roots"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A root. layers: keys, in the tree's order. scripts: whether they were configured by scripts. lock: its bytes."""
+    """A root. layers: keys, in the tree's order. scripts: whether they were configured by scripts. lock: its bytes.
+
+    provenance: the record of the build, as it stands beside the artifacts; empty for one that an older mkroot kept.
+    """
 
     architecture: str
     scripts: bool
     layers: tuple[str, ...]
     lock: bytes
+    provenance: bytes = b""
 
 
-def keep(store: Store, digests: Iterable[str], root: Root, *, scripts: bool, lock: Lock) -> None:
+def keep(store: Store, digests: Iterable[str], root: Root, *, scripts: bool, lock: Lock, provenance: bytes) -> None:
     """Keep what a root was made of. digests: `sha256:…` of its tree (`Manifest.tree`) and of images made from it."""
     record = Record(
         architecture=str(root.architecture),
         scripts=scripts,
         layers=tuple(layer.key for layer in root.tree.layers),
         lock=lock.encode(),
+        provenance=provenance,
     )
-    data = msgspec.msgpack.encode(record)
+    data = sealed(msgspec.msgpack.encode(record))
     for digest in digests:
         path = store.path(KIND, digest.removeprefix("sha256:"))
         try:
@@ -50,10 +56,10 @@ def recall(store: Store, digest: str) -> Record | None:
     """Return what the thing with this digest was made of, None where the store does not know; raises StoreError."""
     path = store.path(KIND, digest.removeprefix("sha256:"))
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=Record)
+        return msgspec.msgpack.decode(opened(path.read_bytes()), type=Record)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as e:
+    except (OSError, ValueError, msgspec.MsgspecError) as e:
         raise StoreError(f"a damaged store entry: {e}", where=str(path), hint="build the recipe again") from e
 
 

@@ -29,7 +29,7 @@ from mkroot.rootfs.merge import alias_links
 from mkroot.rootfs.parts import cut
 from mkroot.rootfs.sandbox import Sandbox
 from mkroot.rootfs.scrub import scrub
-from mkroot.rootfs.stage import Root, Stage, configure, merge_stage, stage_key
+from mkroot.rootfs.stage import Root, Stage, configure, merge_stage, stage_key, stands
 from mkroot.rootfs.system import Command
 from mkroot.rootfs.top import Top
 from mkroot.rootfs.tree import Tree, top_of
@@ -37,6 +37,7 @@ from mkroot.rootfs.trim import trim
 from mkroot.store.frame import pieces_of
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.trees import Trees
+from mkroot.tar.entry import DIR, FILE, HARDLINK
 
 if TYPE_CHECKING:
     from mkroot.rootfs.static.configure import StaticReport
@@ -139,7 +140,13 @@ def configured(
 
 def unpacked(root: Root, packages: Sequence[Layer]) -> Root:
     """Return the root with packages unpacked and no script run."""
-    tree, _ = merge_stage(root, Stage(name="unpacked", packages=tuple(packages), epoch=0))
+    tree, fixed = merge_stage(root, Stage(name="unpacked", packages=tuple(packages), epoch=0))
+    for path in sorted(fixed):  # what stands elsewhere than in its package, below another's link
+        node = tree.nodes.get(path)
+        if node is not None and node.entry.kind != DIR and not stands(tree, node, path):
+            content = tree.read(path) if node.entry.kind in (FILE, HARDLINK) else b""
+            entry = tree.linked(node) if node.entry.kind == HARDLINK else node.entry
+            tree.put(msgspec.structs.replace(entry, path=path), content)
     return msgspec.structs.replace(root, tree=tree, packages=(*root.packages, *packages))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 
 KIND = "built"
@@ -64,8 +65,8 @@ def _raise(error: OSError) -> None:
 def recall(store: Store, folder: Path, key: str) -> bytes | None:
     """Return what the last build into `folder` returned, if its inputs were the same and its files still stand."""
     try:
-        record = msgspec.msgpack.decode(_place(store, folder).read_bytes(), type=Record)
-    except (OSError, msgspec.MsgspecError):
+        record = msgspec.msgpack.decode(opened(_place(store, folder).read_bytes()), type=Record)
+    except (OSError, ValueError, msgspec.MsgspecError):
         return None
     return record.result if record.key == key and look(folder) == record.seen else None
 
@@ -78,7 +79,7 @@ def remember(store: Store, folder: Path, key: str, result: bytes) -> None:
     final = _place(store, folder)
     final.unlink(missing_ok=True)
     with store.writing(KIND, final.name, sync=False) as aside:
-        aside.write_bytes(msgspec.msgpack.encode(Record(key, seen, result)))
+        aside.write_bytes(sealed(msgspec.msgpack.encode(Record(key, seen, result))))
 
 
 def key_of(parts: Iterable[bytes]) -> str:

@@ -8,9 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mkroot.store.prune import Item
     from mkroot.store.store import Store
-    from mkroot.store.verify import Checked
+    from mkroot.store.verify import Checked, Checks
 
 DAY = 24 * 3600
 
@@ -143,47 +145,67 @@ def _stood_on(store: Store) -> set[str]:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Verify; 0, or 1 where something is damaged, mended or not."""
+    from itertools import chain
+
     from mkroot.cli.terminal import labelled, print_json
+    from mkroot.store.prune import sweep
     from mkroot.store.verify import mend, verify
 
     store = _store(True)
     count = 0
     damaged: list[Checked] = []
-    for checked in verify(store):
+    for checked in chain(verify(store, _checks()), _index(store)):
         count += 1
         if checked.fault:
             damaged.append(checked)
             if not args.json:
                 sys.stderr.write(labelled("error", f"{checked.item.path}: {checked.fault}"))
-    if not args.dry_run:
-        for checked in damaged:
-            mend(store, checked)
-        _untag(store, [c.item.key for c in damaged if c.item.kind == "oci"])
+    gone = [] if args.dry_run else [c for c in damaged if _is_index(c) or mend(store, c)]
+    sweep(store)
+    if any(c.item.kind == "oci" for c in gone):
+        _untag(store)
     if args.json:
         faults = [{**_described(c.item), "path": str(c.item.path), "fault": c.fault} for c in damaged]
-        print_json({"entries": count, "damaged": faults, "mended": bool(damaged) and not args.dry_run})
-    elif damaged and not args.dry_run:
-        sys.stderr.write(f"{count} entries, {len(damaged)} damaged and removed; the next build makes them again\n")
+        print_json({"entries": count, "damaged": faults, "mended": bool(damaged) and len(gone) == len(damaged)})
+    elif gone:
+        sys.stderr.write(f"{count} entries, {len(gone)} damaged and removed; the next build makes them again\n")
     else:
         sys.stderr.write(f"{count} entries, {len(damaged)} damaged\n")
+    for checked in damaged if not args.dry_run else ():
+        if checked not in gone:
+            sys.stderr.write(labelled("hint", f"{checked.item.path} stays, for nothing can make it again"))
     return 1 if damaged else 0
 
 
-def _untag(store: Store, blobs: list[str]) -> None:
-    """Take the tags off images whose blobs are gone: another build of their recipe makes them again."""
-    if not blobs:
-        return
-    from mkroot.cli.terminal import labelled
-    from mkroot.errors import MkrootError
-    from mkroot.oci.store import ImageStore
-    from mkroot.oci.validate import verify
+def _checks() -> Checks:
+    """Return what checks entries of forms that the store itself does not know."""
+    from mkroot.archive.table import check as table
+    from mkroot.container.record import check as container
 
-    images = ImageStore(store)
-    layout = images.layout()
-    for descriptor in layout.index().manifests:
-        try:
-            verify(layout, descriptor)
-        except MkrootError:
-            names = ", ".join(images.references(descriptor.digest))
-            sys.stderr.write(labelled("warning", f"the image {names or descriptor.digest} is gone"))
-            images.remove(descriptor.digest)
+    return {"indices": table, "containers": container}
+
+
+def _index(store: Store) -> Iterator[Checked]:
+    """Check the index of the image store."""
+    from mkroot.oci.repair import index_fault
+    from mkroot.oci.store import ImageStore
+    from mkroot.store.prune import Item
+    from mkroot.store.verify import Checked
+
+    if (store.root / "oci").exists():
+        path, fault = index_fault(ImageStore(store))
+        yield Checked(item=Item(kind="oci", key=path.name, path=path, size=0, used=0), fault=fault)
+
+
+def _is_index(checked: Checked) -> bool:
+    return checked.item.path.name == "index.json"
+
+
+def _untag(store: Store) -> None:
+    """Take the tags off images that are not whole any more."""
+    from mkroot.cli.terminal import labelled
+    from mkroot.oci.repair import repair
+    from mkroot.oci.store import ImageStore
+
+    for name in repair(ImageStore(store)):
+        sys.stderr.write(labelled("warning", f"the image store lost {name}: build or pull it again"))

@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
-from mkroot.errors import StoreError
+from mkroot.store.damage import DamageError
 from mkroot.store.frame import CODECS, Frame, open_frame, pieces_of, raw_pieces, read_range, write_frame
+from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 from mkroot.tar.entry import DIR, FILE, HARDLINK, Entry
 from mkroot.tar.write import header, padding
@@ -86,21 +87,18 @@ class LayerStore:
         """Return a layer's record; raises StoreError where it is missing or damaged."""
         path = self.store.path("layers", key)
         try:
-            blob = path.read_bytes()
-            if hashlib.sha256(blob[32:]).digest() != blob[:32]:
-                raise ValueError("it does not match its digest")
-            return msgspec.msgpack.decode(blob[32:], type=Layer)
+            return msgspec.msgpack.decode(opened(path.read_bytes()), type=Layer)
+        except FileNotFoundError:
+            raise DamageError("it is missing", path) from None
         except (OSError, ValueError, msgspec.MsgspecError) as e:
-            raise StoreError(
-                f"a damaged store entry: {e}", where=str(path), hint="run `mkroot cache verify` to find and mend it"
-            ) from e
+            raise DamageError(e, path) from e
 
     def save(self, layer: Layer, raws: Iterator[bytes]) -> None:
         """Write a layer: its frame first, then its record, so that a record never stands without its frame."""
         self.save_frame(layer, raws, "zstd")
         blob = msgspec.msgpack.encode(layer)
         with self.store.writing("layers", layer.key, sync=False) as aside:
-            aside.write_bytes(hashlib.sha256(blob).digest() + blob)
+            aside.write_bytes(sealed(blob))
 
     def save_frame(self, layer: Layer, raws: Iterator[bytes], codec: str) -> None:
         """Write a layer's whole frame in a codec, from the pieces of its stream."""
@@ -123,10 +121,7 @@ class LayerStore:
         """Return a FILE's content; raises StoreError."""
         data = read_range(self.base(layer), "zstd", entry.data, entry.size)
         if len(data) != entry.size or (entry.sha256 and hashlib.sha256(data).hexdigest() != entry.sha256):
-            raise StoreError(
-                f"a damaged store entry: {entry.path} of {layer.name} does not match its digest",
-                hint="run `mkroot cache verify` to find and mend it",
-            )
+            raise DamageError(f"{entry.path} of {layer.name} does not match its digest", self.base(layer).path)
         return data
 
     def frame(self, layer: Layer, codec: str, keep: Collection[str] | None, epoch: int) -> Frame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -25,9 +24,12 @@ KINDS = {  # what each kind of entry is
     "joined": "digests of joined archives",
     "made": "file systems and initramfs of earlier builds",
     "indices": "package indices and their tables",
+    "unpacked": "digests of indices that their Release lists compressed only",
     "releases": "signed Release files",
     "seen": "dates of the Releases that were seen; keeps older ones out",
     "built": "what went into the outputs of earlier builds",
+    "roots": "what outputs and images were made of, to explain them",
+    "causes": "what stages were made of, to tell why one is made again",
     "unions": "which layers an image's root has",
     "oci": "images",
     "referrers": "what came along with images",
@@ -38,7 +40,6 @@ KINDS = {  # what each kind of entry is
 # never pruned by age: what protects from a replayed archive, and the user's images and containers
 KEPT = ("seen", "oci", "containers", "locks")
 UNFINISHED = 24 * 3600  # seconds after which a folder in tmp/ is nobody's any more
-_USE = "store-in-use"
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +80,7 @@ def sweep(store: Store) -> None:
     with contextlib.suppress(StoreError, OSError):
         left = os.listdir(store.root / "tmp")
         if left:
-            with _alone(store):
+            with alone(store):
                 for name in left:
                     remove(store.root / "tmp" / name)
 
@@ -150,7 +151,7 @@ def prune(
     whenever they were used, those of containers; it is asked when nobody else is at work. Raises StoreError, also
     where a build is running.
     """
-    with _alone(store):
+    with alone(store):
         groups: dict[str, list[Item]] = {}
         frames: dict[str, str] = {}
         kept = {f"layer {key}" for key in keep()}
@@ -188,7 +189,7 @@ def forget(store: Store, keys: Collection[str]) -> int:
     won = 0
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_alone(store))
+            stack.enter_context(alone(store))
         except StoreError:
             return 0
         kinds = [name for name in os.listdir(store.root) if name.startswith("trees-")]
@@ -216,18 +217,21 @@ def remove(path: Path) -> None:
         ) from e
 
 
-@contextlib.contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Hold off builds; raises StoreError where one is running."""
-    (store.root / "locks").mkdir(exist_ok=True)
-    fd = os.open(store.root / "locks" / _USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def idle(store: Store) -> bool:
+    """Tell whether nobody uses the store at this moment; raises OSError."""
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        with alone(store):
+            return True
+    except StoreError:
+        return False
+
+
+@contextlib.contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Hold off builds; raises StoreError where one is running."""
+    with store.lock_if_free("store", "in-use") as mine:
+        if not mine:
             raise StoreError(
-                "a build is using the store", where=str(store.root), hint="prune it when the build has ended"
-            ) from None
+                "a build is using the store", where=str(store.root), hint="try again when the build has ended"
+            )
         yield
-    finally:
-        os.close(fd)

@@ -9,16 +9,21 @@ locks/                                                        one lock file a ke
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mkroot.errors import StoreError
+from mkroot.store.replaced import replace
 
 FORMAT = "1"  # of the store's layout; a store of another format is refused, not guessed at
+_NOBODY = 65534  # /proc/sys/kernel/overflowuid
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -41,23 +46,21 @@ class Store:
         """Open the store at `root`, making it where it is missing; raises StoreError."""
         self.root = root
         try:
-            marker = root / "format"
-            if not marker.exists():
-                (root / "tmp").mkdir(parents=True, exist_ok=True)
-                (root / "locks").mkdir(exist_ok=True)
-                with self._aside("format") as aside:
-                    aside.write_text(FORMAT + "\n")
-                    os.rename(aside, marker)
-            elif (found := marker.read_text().strip()) != FORMAT:
+            found = _format(root / "format")
+            if found and found != FORMAT:
                 raise StoreError(
                     f"the store has format {found[:20]!r}, this mkroot reads {FORMAT!r}",
                     where=str(root),
                     hint="set MKROOT_STORE to another folder, or remove this one",
                 )
+            share(root)
+            for name in ("tmp", "locks"):
+                if not (root / name).is_dir():
+                    (root / name).mkdir(parents=True, exist_ok=True)
+            if not found:
+                replace(root / "format", FORMAT.encode() + b"\n")
         except OSError as e:
-            raise StoreError(
-                f"the store cannot be used: {e.strerror}", where=str(root), hint="set MKROOT_STORE to a writable folder"
-            ) from e
+            raise _told(e, root) from e
 
     def path(self, kind: str, key: str) -> Path:
         """Return where the entry `key` of `kind` is, or would be."""
@@ -77,11 +80,23 @@ class Store:
         With `sync`, a file reaches the disk before it gets its name.
         """
         final = self.path(kind, key)
-        with self._aside(key) as aside:
-            yield aside
-            if sync and aside.is_file():
-                _fsync(aside)
-            put(aside, final)
+        try:
+            with self._aside(key) as aside:
+                yield aside
+                if sync and aside.is_file():
+                    _fsync(aside)
+                put(aside, final)
+        except OSError as e:
+            raise _told(e, self.root) from e
+
+    def replace(self, kind: str, key: str, data: bytes) -> None:
+        """Give a record that changes new content, which is on the disk on return; raises StoreError."""
+        path = self.path(kind, key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace(path, data)
+        except OSError as e:
+            raise _told(e, self.root) from e
 
     @contextlib.contextmanager
     def _aside(self, name: str) -> Iterator[Path]:
@@ -93,19 +108,134 @@ class Store:
             clear(aside)
 
     @contextlib.contextmanager
+    def workshop(self, prefix: str) -> Iterator[Path]:
+        """Yield a new folder for unfinished work, gone afterwards; an OSError of the work becomes a StoreError."""
+        folder = self.folder(prefix)
+        try:
+            yield folder
+        except OSError as e:
+            raise _told(e, self.root) from e
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def folder(self, prefix: str) -> Path:
+        """Return a new folder for unfinished work, this user's alone; raises StoreError."""
+        try:
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=self.root / "tmp"))
+        except OSError as e:
+            raise _told(e, self.root) from e
+
+    @contextlib.contextmanager
     def lock(self, kind: str, key: str, *, shared: bool = False) -> Iterator[None]:
         """Hold the lock of an entry: two builds that want the same missing entry make it once.
 
         The lock goes with the process that holds it, however that ends.
         """
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(folder / f"{kind}-{key}"[:200], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = self._locked(kind, key, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
+
+    @contextlib.contextmanager
+    def lock_if_free(self, kind: str, key: str) -> Iterator[bool]:
+        """Hold the lock of an entry as `lock` does, where nobody else has it; yield whether it is held."""
+        try:
+            fd = self._locked(kind, key, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(fd)
+
+    def _readable(self, path: Path, error: OSError) -> int:
+        """Return what a reader holds where nothing can be written: the lock's file, the store's folder without one."""
+        for place in (path, self.root):
+            with contextlib.suppress(OSError):
+                return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        raise _told(error, self.root) from error
+
+    def _locked(self, kind: str, key: str, how: int) -> int:
+        """Return the descriptor of a lock that is held; raises StoreError, BlockingIOError."""
+        path = self.root / "locks" / f"{kind}-{key}"[:200]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as e:
+            if how != fcntl.LOCK_SH:
+                raise _told(e, self.root) from e
+            fd = self._readable(path, e)
+        try:
+            fcntl.flock(fd, how)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def share(root: Path) -> None:
+    """Have what is made below a store that a group shares be writable by the group; does nothing for another store.
+
+    Whoever sets up a shared store says so by its mode: `chgrp GROUP STORE; chmod 2775 STORE`. Those in the group trust
+    each other, for what one puts there, the others build from.
+    """
+    try:
+        mode = os.stat(root).st_mode
+    except FileNotFoundError:
+        return
+    if mode & stat.S_ISGID and mode & stat.S_IWGRP:
+        os.umask(os.umask(0o077) & ~0o070)
+
+
+def _format(marker: Path) -> str:
+    """Return the format of a store, "" where it does not say so yet, or power failed as it was said."""
+    try:
+        found = marker.read_text("ascii", "backslashreplace")
+    except FileNotFoundError:
+        return ""
+    bare = found.strip("\0\n")
+    return "" if bare in ("", FORMAT) and found != f"{FORMAT}\n" else bare
+
+
+def _told(error: OSError, root: Path) -> StoreError:
+    """Return an error of the file system in words: what is wrong with the store, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            "the disk is full: the store cannot be written",
+            where=str(root),
+            hint="make room there, `mkroot cache prune` helps; or set MKROOT_STORE to another folder",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM) and (owner := _owner(root)):
+        return StoreError(
+            f"the store belongs to {owner}: it cannot be written",
+            where=str(error.filename or root),
+            hint="set MKROOT_STORE to a folder of your own, or have it shared by a group: `chmod 2775` and `chgrp`",
+        )
+    return StoreError(
+        f"the store cannot be written: {error.strerror}",
+        where=str(error.filename or root),
+        hint="set MKROOT_STORE to a writable folder",
+    )
+
+
+def _owner(root: Path) -> str:
+    """Return who owns a store that is another user's, "" for one's own."""
+    try:
+        uid = os.stat(root).st_uid
+    except OSError:
+        return ""
+    if uid == os.geteuid():
+        return ""
+    if uid == _NOBODY:  # of nobody in this user namespace
+        return "another user"
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def put(aside: Path, final: Path) -> None:

@@ -130,7 +130,10 @@ class _Worker:
 
     def send(self, message: object) -> None:
         data = pickle.dumps(message)
-        self.socket.sendall(len(data).to_bytes(4, "little") + data)
+        try:
+            self.socket.sendall(len(data).to_bytes(4, "little") + data)
+        except OSError:
+            raise _ended() from None
 
     def receive(self) -> Any:
         return _receive(self.socket)
@@ -152,14 +155,21 @@ def _receive(connection: Any) -> Any:
 def _exactly(connection: Any, size: int) -> bytes:
     parts = []
     while size:
-        data = connection.recv(min(size, 1 << 20))
+        try:
+            data = connection.recv(min(size, 1 << 20))
+        except ConnectionResetError:  # it died with a job unread
+            data = b""
         if not data:
-            raise PackageError(
-                "a process that unpacks packages ended unexpectedly", hint="is the machine out of memory? see `dmesg`"
-            )
+            raise _ended()
         parts.append(data)
         size -= len(data)
     return b"".join(parts)
+
+
+def _ended() -> PackageError:
+    return PackageError(
+        "a process that unpacks packages ended unexpectedly", hint="is the machine out of memory? see `dmesg`"
+    )
 
 
 def _serve(connection: Any, store: Store, chown: Chown) -> None:

@@ -51,6 +51,7 @@ def test_list_and_size(program: Program) -> None:
     assert "in all" in program("cache", "size").out
 
 
+@pytest.mark.counts("fault")
 @pytest.mark.parametrize("kind", ["debs", "layers", "frames", "oci", "indices", "releases"])
 def test_verify_finds_a_flipped_bit_and_the_next_build_makes_it_good(program: Program, kind: str) -> None:
     before = output(program)
@@ -99,6 +100,7 @@ def test_prune_all_keeps_images_and_the_memory_of_releases(program: Program) -> 
     assert rebuilt(program) == before
 
 
+@pytest.mark.counts("fault")
 def test_a_layer_used_lately_keeps_its_frame(tmp_path: Path) -> None:
     from mkroot.store.layer import Layer, LayerStore, frame_key
 
@@ -116,6 +118,7 @@ def test_a_layer_used_lately_keeps_its_frame(tmp_path: Path) -> None:
     assert usage(store) == []
 
 
+@pytest.mark.counts("fault")
 def test_prune_waits_for_no_build_and_takes_nothing_from_it(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with using(store), using(store), pytest.raises(StoreError, match="a build is using the store"):
@@ -123,6 +126,7 @@ def test_prune_waits_for_no_build_and_takes_nothing_from_it(tmp_path: Path) -> N
     assert prune(store, before=float("inf"), now=time.time()) == []
 
 
+@pytest.mark.counts("fault")
 def test_unfinished_work_of_the_dead_is_swept_and_that_of_others_stays(tmp_path: Path) -> None:
     store = Store(tmp_path)
     left = tmp_path / "tmp" / "left"
@@ -136,6 +140,7 @@ def test_unfinished_work_of_the_dead_is_swept_and_that_of_others_stays(tmp_path:
     assert not left.exists()
 
 
+@pytest.mark.counts("fault")
 def test_unfinished_work_goes_after_a_day(tmp_path: Path) -> None:
     store = Store(tmp_path)
     now = time.time()
