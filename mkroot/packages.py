@@ -16,8 +16,9 @@ from mkroot.progress import Progress
 from mkroot.store.layer import Layer, LayerStore, frame_key
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
-from mkroot.store.unpack import Chown, Expected, layer_key
+from mkroot.store.unpack import Expected, layer_key
 from mkroot.store.workers import Job, Unpackers
+from mkroot.store.writer import Chown
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):

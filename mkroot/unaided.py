@@ -18,7 +18,7 @@ from mkroot.resolve.resolver import KERNELS
 from mkroot.sources import origin
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
-from mkroot.store.unpack import Chown
+from mkroot.store.writer import Chown
 
 if TYPE_CHECKING:
     from mkroot.build import Options

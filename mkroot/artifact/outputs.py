@@ -19,7 +19,8 @@ from mkroot.artifact.provenance import Provenance, encode_statement
 from mkroot.artifact.tools import HostTools, Tools
 from mkroot.errors import ArtifactError
 from mkroot.progress import Progress
-from mkroot.rootfs.assembly import Assembly, Blob, Group
+from mkroot.rootfs.assembly import Assembly, Group
+from mkroot.rootfs.joined import Blob
 from mkroot.tar.entry import Entry
 
 

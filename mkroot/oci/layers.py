@@ -14,8 +14,7 @@ from mkroot.oci.validate import codec_of, hashed, unpacked
 from mkroot.rootfs.stage import Root
 from mkroot.rootfs.tree import Node, Tree
 from mkroot.store.frame import pieces_of
-from mkroot.store.layer import FrameBuilder, Layer, LayerStore
-from mkroot.store.unpack import contents
+from mkroot.store.layer import FrameBuilder, Layer, LayerStore, contents
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry, parent
 from mkroot.tar.footing import Footing, check_name
 from mkroot.tar.read import entries

@@ -24,9 +24,8 @@ from mkroot.rootfs.sandbox import Sandbox
 from mkroot.rootfs.stage import Root
 from mkroot.rootfs.top import Top
 from mkroot.rootfs.transplant import Clash, Findings, examine
-from mkroot.store.layer import NOW, Layer, LayerStore
+from mkroot.store.layer import NOW, Layer, LayerStore, contents
 from mkroot.store.trees import Trees
-from mkroot.store.unpack import contents
 from mkroot.tar.entry import FILE, Entry
 
 SAFE, CONFIGURE, NO = "safe", "configure", "no"

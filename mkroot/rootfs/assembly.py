@@ -8,36 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import BinaryIO
 
 import msgspec
 
 from mkroot.errors import RootfsError
+from mkroot.rootfs.joined import Blob, join, write_plain, write_single
 from mkroot.rootfs.tree import Tree
-from mkroot.store.damage import DamageError
-from mkroot.store.frame import Frame, Piece, compressor, decompressor, pieces_of, raw_pieces, read_piece
-from mkroot.store.layer import NOW, LayerStore, derived_key, survivors
-from mkroot.store.seal import opened, sealed
-from mkroot.store.store import Store
-from mkroot.store.unpack import contents
+from mkroot.store.frame import Frame, compressor, pieces_of, raw_pieces
+from mkroot.store.layer import NOW, LayerStore, contents, derived_key, survivors
 from mkroot.tar.entry import DIR, FILE, Entry, parent
 from mkroot.tar.write import END, header
-
-
-class Blob(msgspec.Struct, frozen=True):
-    """A tar stream that was written.
-
-    digest: `sha256:…` of the bytes written. size: bytes. diff_id: that of the uncompressed stream. raw: its bytes.
-    """
-
-    digest: str
-    size: int
-    diff_id: str
-    raw: int
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -240,15 +224,15 @@ class Assembly:
         Raises StoreError where the store is damaged, OSError where `out` cannot be written.
         """
         if codec == "none":
-            return _write_plain(out, self.raw(group))
+            return write_plain(out, self.raw(group))
         if single_stream:
-            return _write_single(out, codec, self.raw(group))
+            return write_single(out, codec, self.raw(group))
         compress = compressor(codec)
         head = [(compress(p), len(p)) for p in pieces_of(iter((self._head(group),))) if p]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the codecs run without the GIL
             frames = list(pool.map(lambda i: self._frame(i, codec), self._indices(group)))
         end = compress(END)
-        return self._join(out, codec, group, head, frames, end)
+        return join(self.layers.store, out, codec, head, frames, end, stream=lambda: self._stream_key(group))
 
     def _stream_key(self, group: Group | None) -> str:
         """Return a key for the uncompressed stream of a group: it is the same in every codec."""
@@ -256,168 +240,6 @@ class Assembly:
         for index in self._indices(group):
             h.update(derived_key(self.tree.layers[index], "none", self._kept(index), self.epoch).encode())
         return h.hexdigest()
-
-    def _join(
-        self,
-        out: BinaryIO,
-        codec: str,
-        group: Group | None,
-        head: list[tuple[bytes, int]],
-        frames: list[Frame],
-        end: bytes,
-    ) -> Blob:
-        """Write the pieces one after the other, while a thread finds out the diff-id where it is not known yet."""
-        key = _pieces_key(codec, head, frames)
-        known = _recall(self.layers.store, key)
-        whole = hashlib.sha256()
-        size = 0
-        with ThreadPoolExecutor(1) as beside:
-            made = beside.submit(self._diff_id, codec, group, head, frames) if known is None else None
-            for data, _ in head:
-                whole.update(data)
-                size += _put(out, data)
-            for frame in frames:
-                with open(frame.path, "rb", buffering=0) as f:
-                    left = frame.size
-                    while left:
-                        data = f.read(min(left, 1 << 22))
-                        if not data:
-                            raise DamageError("it became shorter", frame.path)
-                        whole.update(data)
-                        _put(out, data)
-                        left -= len(data)
-                    size += frame.size
-            whole.update(end)
-            size += _put(out, end)
-            digest = "sha256:" + whole.hexdigest()
-            if known is not None and known[0] == digest:
-                diff_id = known[1]
-            else:  # a damaged frame shows here: its piece is named
-                diff_id = made.result() if made is not None else self._diff_id(codec, group, head, frames)
-                _remember(self.layers.store, key, digest, diff_id)
-        raw = sum(n for _, n in head) + sum(f.raw for f in frames) + len(END)
-        return Blob(digest, size, diff_id, raw)
-
-    def _diff_id(self, codec: str, group: Group | None, head: list[tuple[bytes, int]], frames: list[Frame]) -> str:
-        """Return the digest of the uncompressed stream, known from another codec or hashed now.
-
-        Every piece is checked on the way; raises StoreError for one that does not match its digest.
-        """
-        store = self.layers.store
-        stream = self._stream_key(group)
-        same = _recall(store, stream)
-        if same is not None:
-            _check(frames)
-            return same[1]
-        h = hashlib.sha256()
-        for raw in _unpacked(codec, head, frames):
-            h.update(raw)
-        h.update(END)
-        diff_id = "sha256:" + h.hexdigest()
-        _remember(store, stream, diff_id, diff_id)
-        return diff_id
-
-
-def _pieces_key(codec: str, head: list[tuple[bytes, int]], frames: list[Frame]) -> str:
-    """Return a key for the joined stream: the digests of its pieces."""
-    h = hashlib.sha256(codec.encode())
-    for data, _ in head:
-        h.update(hashlib.sha256(data).digest())
-    for frame in frames:
-        for piece in frame.pieces:
-            h.update(bytes.fromhex(piece.sha256))
-    return h.hexdigest()
-
-
-def _recall(store: Store, key: str) -> tuple[str, str] | None:
-    """Return the digests of a joined stream, compressed and plain; None where they are not known or were damaged."""
-    try:
-        about, digest, diff_id = opened(store.path("joined", key).read_bytes()).decode().split()
-    except (OSError, ValueError):
-        return None
-    return (digest, diff_id) if about == key else None
-
-
-def _remember(store: Store, key: str, digest: str, diff_id: str) -> None:
-    store.path("joined", key).unlink(missing_ok=True)
-    with store.writing("joined", key, sync=False) as aside:
-        aside.write_bytes(sealed(f"{key} {digest} {diff_id}".encode()))
-
-
-def _put(out: BinaryIO, data: bytes) -> int:
-    """Write all of `data`, which an unbuffered file may take in parts; return how many bytes that was."""
-    view = memoryview(data)
-    while view:
-        view = view[out.write(view) :]
-    return len(data)
-
-
-def _check(frames: list[Frame]) -> None:
-    """Raise StoreError for the first piece that does not match its digest."""
-    for frame in frames:
-        with open(frame.path, "rb", buffering=0) as f:
-            for piece in frame.pieces:
-                read_piece(frame, piece, f.fileno())
-
-
-def _unpacked(codec: str, head: list[tuple[bytes, int]], frames: list[Frame]) -> Iterator[bytes]:
-    """Yield each piece checked and uncompressed, in order; two threads work ahead (the codecs run without the GIL)."""
-
-    def one(frame: Frame, piece: Piece) -> bytes:
-        with open(frame.path, "rb", buffering=0) as f:
-            return decompressor(codec)(read_piece(frame, piece, f.fileno()), piece.raw)
-
-    for data, size in head:
-        yield decompressor(codec)(data, size)
-    ahead: deque[Future[bytes]] = deque()
-    with ThreadPoolExecutor(2) as pool:
-        for frame in frames:
-            for piece in frame.pieces:
-                ahead.append(pool.submit(one, frame, piece))
-                if len(ahead) > 4:
-                    yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-def _write_plain(out: BinaryIO, raws: Iterator[bytes]) -> Blob:
-    h = hashlib.sha256()
-    size = 0
-    for raw in raws:
-        h.update(raw)
-        size += _put(out, raw)
-    digest = "sha256:" + h.hexdigest()
-    return Blob(digest, size, digest, size)
-
-
-def _write_single(out: BinaryIO, codec: str, raws: Iterator[bytes]) -> Blob:
-    """Write one compressed stream. gzip holds the whole tar in memory, for libdeflate has no streaming form."""
-    plain, packed = hashlib.sha256(), hashlib.sha256()
-    raw_size = size = 0
-
-    def seen() -> Iterator[bytes]:
-        nonlocal raw_size
-        for raw in raws:
-            plain.update(raw)
-            raw_size += len(raw)
-            yield raw
-
-    for data in _one_stream(codec, seen()):
-        packed.update(data)
-        size += _put(out, data)
-    return Blob("sha256:" + packed.hexdigest(), size, "sha256:" + plain.hexdigest(), raw_size)
-
-
-def _one_stream(codec: str, raws: Iterator[bytes]) -> Iterator[bytes]:
-    if codec == "zstd":
-        import zstandard
-
-        stream = zstandard.ZstdCompressor(level=3).compressobj()
-        for raw in raws:
-            yield stream.compress(raw)
-        yield stream.flush()
-    else:
-        yield compressor(codec)(b"".join(raws))
 
 
 def _above(path: str) -> Iterator[str]:

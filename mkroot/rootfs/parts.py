@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 
 from mkroot.rootfs.tree import Node, Tree
 from mkroot.store.frame import pieces_of
-from mkroot.store.layer import FrameBuilder, Layer, LayerStore
-from mkroot.store.unpack import INFO, contents, merged
+from mkroot.store.layer import FrameBuilder, Layer, LayerStore, contents
+from mkroot.store.unpack import INFO, merged
 from mkroot.tar.entry import DIR, HARDLINK
 
 FORMAT = "1"  # of how a layer is cut; part of every part's key

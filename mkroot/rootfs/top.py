@@ -19,10 +19,10 @@ from mkroot.rootfs.sandbox import scaffold
 from mkroot.rootfs.union import mount_union, unmount
 from mkroot.store import marks
 from mkroot.store.frame import pieces_of
-from mkroot.store.layer import Layer, LayerStore
+from mkroot.store.layer import Layer, LayerStore, contents
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees, checked
-from mkroot.store.unpack import Chown, TreeWriter, contents, make_tree
+from mkroot.store.writer import Chown, TreeWriter, make_tree
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FILE, SYMLINK, Entry
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from mkroot.store.frame import CODECS, Frame, open_frame, pieces_of, raw_pieces,
 from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 from mkroot.tar.entry import DIR, FILE, HARDLINK, Entry
+from mkroot.tar.stream import Stream
 from mkroot.tar.write import header, padding
 
-FORMAT = "1"  # of a layer's record and frame; part of every key below
+FORMAT = "2"  # of a layer's record and frame; part of every key below
 NOW = -1  # an entry's mtime that stands for the epoch of the build: the file was written while the build ran
 
 
@@ -215,3 +216,14 @@ def derived_key(layer: Layer, codec: str, keep: Collection[str] | None, epoch: i
 
 Reader = Callable[[Layer, Entry], bytes]
 """What reads a FILE of a layer."""
+
+
+def contents(layers: LayerStore, layer: Layer) -> Iterator[tuple[Entry, bytes]]:
+    """Yield a layer's entries with their contents, read in one pass; raises StoreError."""
+    stream = Stream(raw_pieces(layers.base(layer), "zstd"))
+    for entry in layer.entries:
+        if entry.kind == FILE:
+            stream.read(entry.data - stream.offset)
+            yield entry, stream.read(entry.size)
+        else:
+            yield entry, b""

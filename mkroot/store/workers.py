@@ -21,7 +21,8 @@ from mkroot.errors import MkrootError, PackageError
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
-from mkroot.store.unpack import PENDING, Chown, Expected, layer_key, make_tree, unpack
+from mkroot.store.unpack import PENDING, Expected, layer_key, unpack
+from mkroot.store.writer import Chown, make_tree
 
 _PR_SET_PDEATHSIG = 1
 YIELDING = 5  # niceness once trees are made: the scripts that run meanwhile are what everything waits for

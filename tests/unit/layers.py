@@ -11,7 +11,8 @@ import msgspec
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
-from mkroot.store.unpack import Chown, Expected, layer_key, unpack
+from mkroot.store.unpack import Expected, layer_key, unpack
+from mkroot.store.writer import Chown
 from tests.testarchive import Content
 
 

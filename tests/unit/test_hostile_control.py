@@ -15,7 +15,8 @@ from mkroot.errors import PackageError
 from mkroot.rootfs import dpkg as database
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
-from mkroot.store.unpack import Chown, layer_key, unpack
+from mkroot.store.unpack import layer_key, unpack
+from mkroot.store.writer import Chown
 from tests.testarchive import Content, Raw, ar, compress, member, tar
 from tests.unit.hostile import SILENT, TWICE, Case, block, device, file, folder, hard, link
 from tests.unit.judge import can_judge, dpkg

@@ -12,7 +12,8 @@ from mkroot.errors import PackageError
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
-from mkroot.store.unpack import Chown, Expected, layer_key, make_tree, unpack
+from mkroot.store.unpack import Expected, layer_key, unpack
+from mkroot.store.writer import Chown, make_tree
 from tests.unit.hostile import PACKAGES, Case
 from tests.unit.judge import Canaries, can_judge, dpkg, left, state
 

@@ -22,7 +22,8 @@ from mkroot.rootfs.merge import diversions
 from mkroot.rootfs.stage import Root, _lend
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
-from mkroot.store.unpack import Chown, layer_key, unpack
+from mkroot.store.unpack import layer_key, unpack
+from mkroot.store.writer import Chown
 from tests.testarchive import Raw
 from tests.unit.boxes import run
 from tests.unit.hostile import block, device, file, folder, hard, link, package, stream

@@ -14,7 +14,7 @@ from mkroot.store.damage import DamageError
 from mkroot.store.layer import LayerStore, frame_key
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees, checked
-from mkroot.store.unpack import Chown, make_tree
+from mkroot.store.writer import Chown, make_tree
 from tests.unit.layers import layer
 
 pytestmark = pytest.mark.counts("fault")

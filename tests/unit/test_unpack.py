@@ -14,7 +14,8 @@ from mkroot.errors import PackageError
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
-from mkroot.store.unpack import Chown, Expected, layer_key, make_tree, unpack
+from mkroot.store.unpack import Expected, layer_key, unpack
+from mkroot.store.writer import Chown, make_tree
 from tests.testarchive import MTIME, Content, File, Raw, ar, compress, member, tar
 from tests.unit.layers import control, deb, layer, shown
 
