@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         out=Path(args.out),
         outputs=_kinds(args.output),
         lock="locked" if args.locked else "none" if args.no_lock else "auto",
-        tags=tuple(args.tag),
+        tags=_tags(args.tag),
         explain_cache=args.explain_cache,
     )
     progress = make_progress()
@@ -96,6 +96,16 @@ def _build(
         if not all(one.unchanged for one in results):
             sys.stderr.write(f"{seconds(time.monotonic() - start)} in all\n")
     return [(recipe, one) for one in results]
+
+
+def _tags(given: list[str]) -> tuple[str, ...]:
+    """Return the wanted tags; raises ImageError for one that is no reference, before anything is built."""
+    if given:
+        from mkroot.oci.reference import Reference
+
+        for text in given:
+            Reference.parse(text)
+    return tuple(given)
 
 
 def _kinds(given: list[str]) -> tuple[str, ...]:

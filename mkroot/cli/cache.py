@@ -69,11 +69,15 @@ def _store(own_files: bool) -> Store:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """List the entries; always 0."""
+    """List the entries; always 0. Raises UsageError for a kind that there is none of."""
     from mkroot.cli.terminal import amount, print_json, table
-    from mkroot.store.prune import items
+    from mkroot.errors import UsageError
+    from mkroot.store.prune import KINDS, items
 
-    found = [i for i in items(_store(True)) if not args.kind or i.kind.partition("-")[0] == args.kind.partition("-")[0]]
+    wanted = (args.kind or "").partition("-")[0]
+    if wanted and wanted not in KINDS:
+        raise UsageError(f"the store has no entries of the kind `{args.kind}`", hint=f"kinds are {', '.join(KINDS)}")
+    found = [i for i in items(_store(True)) if not wanted or i.kind.partition("-")[0] == wanted]
     if args.json:
         print_json([_described(item) for item in found])
     else:

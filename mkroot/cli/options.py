@@ -84,13 +84,18 @@ def options_of(args: argparse.Namespace, **more: Any) -> Options:
     """Return the options of a command that reads a recipe; raises UsageError."""
     from mkroot.build import Options
     from mkroot.cli.check import definitions
-    from mkroot.recipe.values import Refused, Url
+    from mkroot.recipe.values import Arch, Refused, Url
 
-    if args.mirror is not None:
-        try:
+    shown = ""
+    try:
+        for text in args.arch:
+            shown = f"--arch {text}"
+            Arch.parse(text)
+        if args.mirror is not None:
+            shown = "--mirror"  # the address may hold a password
             Url.parse(args.mirror)
-        except Refused as e:
-            raise UsageError(f"`--mirror`: {e}") from None
+    except Refused as e:
+        raise UsageError(f"`{shown}`: {e}", hint=e.hint) from None
     return Options(
         defines=definitions(args.define),
         architectures=tuple(dict.fromkeys(args.arch)),

@@ -40,11 +40,13 @@ def tables(markdown: str) -> Iterator[tuple[str, list[Bar]]]:
             bars.append(Bar(row[1].strip(), float(row[2]), float(row[3])))
 
 
-def picture(markdown: str) -> str:
-    """Return an SVG of the tables."""
+def picture(markdown: str, titles: tuple[str, ...] = ("",)) -> str:
+    """Return an SVG of the tables whose titles begin with one of `titles`."""
     parts: list[str] = []
     y = 30
     for title, bars in tables(markdown):
+        if not title.startswith(titles):
+            continue
         parts.append(f'<text x="20" y="{y}" class="title">{escape(title)}</text>')
         y += LINE
         longest = max(bar.seconds for bar in bars)
@@ -67,4 +69,4 @@ def picture(markdown: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(picture(Path(sys.argv[1]).read_text()))
+    sys.stdout.write(picture(Path(sys.argv[1]).read_text(), tuple(sys.argv[2:]) or ("",)))

@@ -493,3 +493,17 @@ def test_in_a_folder_that_is_gone(program: Forked) -> None:
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "internal error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("build --arch z80 r.yaml", 2, "`--arch z80`: expected one of amd64"),
+        ("plan --arch x86_64 r.yaml", 2, "Debian calls it `amd64`"),
+        ("build --tag UPPER:1 r.yaml", 1, "names are lower case"),
+        ("build --tag a:b:c r.yaml", 1, "a tag is letters"),
+        ("cache list debz", 2, "no entries of the kind `debz`"),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_work(program: Forked, words: str, status: int, said: str) -> None:
+    told(program, *words.split(), says=said, statuses=(status,))
