@@ -19,10 +19,10 @@ build: setup
 	$(MKROOT) build recipes/ubuntu-min.yaml
 
 # The long ones on real archives first, then unit tests; a file's tests stay in one process, which shares what they prepare.
-# Guests are booted last and one at a time: without KVM each takes a whole processor.
+# Guests are booted last and by themselves, two at a time: without KVM each takes a whole processor.
 test: setup-dev
 	$(PYTEST) -q -n 2 --dist loadfile -m "not boot" tests/integration tests/faults tests/unit $(PYTESTFLAGS)
-	$(PYTEST) -q -m boot tests/integration $(PYTESTFLAGS)
+	$(PYTEST) -q -n 2 --dist load -m boot tests/integration $(PYTESTFLAGS)
 
 check: setup-dev
 	.venv/bin/ruff format --check mkroot tests
