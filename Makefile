@@ -21,7 +21,7 @@ build: setup
 # The long ones on real archives first, then unit tests; a file's tests stay in one process, which shares what they prepare.
 # Guests are booted last and by themselves, two at a time: without KVM each takes a whole processor.
 test: setup-dev
-	$(PYTEST) -q -n 2 --dist loadfile -m "not boot" tests/integration tests/faults tests/unit $(PYTESTFLAGS)
+	$(PYTEST) -q -n 2 --dist loadfile --no-loadscope-reorder -m "not boot" tests/integration tests/faults tests/unit $(PYTESTFLAGS)
 	$(PYTEST) -q -n 2 --dist load -m boot tests/integration $(PYTESTFLAGS)
 
 check: setup-dev

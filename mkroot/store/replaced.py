@@ -30,7 +30,10 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     Raises OSError.
     """
     aside = path.with_name(f".{path.name[:120]}.new")
-    fd = _held(aside, 0o600 if mode == 0o600 else 0o666)
+    try:
+        fd = _held(aside, 0o600 if mode == 0o600 else 0o666)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(e.errno, e.strerror, str(path.parent)) from None  # the name beside is nobody's concern
     try:
         os.ftruncate(fd, 0)
         with open(fd, "wb", buffering=0, closefd=False) as f:
