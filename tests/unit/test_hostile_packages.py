@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tests.unit.hostile import PACKAGES, Case
 from tests.unit.judge import Canaries, can_judge, dpkg, left, state
 
 pytestmark = pytest.mark.counts("hostile")
+
+OWNERS = Chown() if os.geteuid() == 0 else Chown(0)  # those that this user can give
 
 
 def expected(data: bytes) -> Expected:
@@ -36,7 +39,7 @@ def taken(case: Case, folder: Path) -> Path | None:
     found = []
     for store, where in ((Store(inner / "one"), trees), (Store(inner / "two"), None)):
         try:
-            unpack(store, inner / "a.deb", expected(data), where, Chown())[1]()
+            unpack(store, inner / "a.deb", expected(data), where, OWNERS)[1]()
         except PackageError as e:
             assert case.refused, e
             assert re.search(case.refused, e.what), e
@@ -52,7 +55,7 @@ def taken(case: Case, folder: Path) -> Path | None:
     if found[0] is None:
         assert not list(inner.glob("trees/*/*"))
         return None
-    again = make_tree(LayerStore(Store(inner / "two")), found[0], Trees(inner / "again"), Chown())
+    again = make_tree(LayerStore(Store(inner / "two")), found[0], Trees(inner / "again"), OWNERS)
     assert state(again) == state(made), "the tree is the same from the frame"
     canaries.check(inner / "again")
     return made
