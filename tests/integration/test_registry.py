@@ -68,6 +68,13 @@ def fill(store: Path, folder: Path, name: str = NAME, architectures: tuple[str, 
         write_build(root, facts, settings, folder / architecture, ("oci",), images=images, siblings=siblings)
 
 
+@pytest.fixture(autouse=True)
+def _logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """skopeo looks into a folder of the system's, which may be another user's."""
+    (tmp_path / "logins.json").write_text("{}")
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "logins.json"))
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     found = Place(tmp_path)
