@@ -71,8 +71,8 @@ def fill(store: Path, folder: Path, name: str = NAME, architectures: tuple[str, 
 @pytest.fixture(autouse=True)
 def _logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """skopeo looks into a folder of the system's, which may be another user's."""
-    (tmp_path / "logins.json").write_text("{}")
-    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "logins.json"))
+    (tmp_path / "runtime").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
 
 
 @pytest.fixture
