@@ -70,7 +70,12 @@ def shortened(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
 def shown(text: str, limit: int) -> str:
     """Return `text` as a message may have it: masked, printable, and of at most so many characters."""
-    return shortened(printable(masked(shortened(text, _LOOKED_AT))), limit)
+    looked = text[:_LOOKED_AT]
+    if len(text) > len(looked) and "//" in (last := re.split(r"\s", looked)[-1]):
+        looked = looked[: -len(last)]  # an address that is cut may end in the middle of a password
+    kept = printable(masked(looked))
+    more = max(0, len(kept) - limit) + len(text) - len(looked)
+    return kept[:limit] + f" … ({more} more characters)" if more else kept
 
 
 class MkrootError(Exception):

@@ -9,7 +9,6 @@ import re
 from mkroot.errors import TrustError
 
 SIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"
-_BEGIN = b"-----BEGIN PGP "
 _HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:( .*)?")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
 _HASH = re.compile(rb"Hash: [A-Za-z0-9, -]+")

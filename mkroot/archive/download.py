@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mkroot.archive.address import Address
-from mkroot.archive.http import CancelledError, Http, WrongSizeError
+from mkroot.archive.answer import CancelledError, WrongSizeError
+from mkroot.archive.http import Http
 from mkroot.archive.parallel import each
 from mkroot.digest import is_sha256, sha256_file
 from mkroot.errors import MirrorError, PackageError, StoreError, TrustError

@@ -13,12 +13,24 @@ import stat
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import mkroot
 from mkroot.archive import pace, proxy, redirect
 from mkroot.archive.address import Address, basic
+from mkroot.archive.answer import (
+    Again,
+    CancelledError,
+    Meta,
+    NotFoundError,
+    WrongSizeError,
+    check_size,
+    check_status,
+    echoed,
+    length_of,
+    offset_of,
+    pass_over,
+)
 from mkroot.errors import MirrorError, masked
 
 CHUNK = 1 << 18  # bytes read at a time
@@ -26,44 +38,7 @@ ATTEMPTS = 4  # in a row without one new byte
 CONNECTS = 3  # of these when there is not even a connection: a host that is down stays down for longer than a build
 TIMEOUT = 20.0  # seconds without a byte
 CONNECT_TIMEOUT = 10.0  # seconds
-PROGRESS = 64 << 10  # new bytes that make an attempt worth another one; one that brings fewer counts as failed
-DRAINED = 64 << 10  # bytes of a redirect's own body that are read so that its connection can be used again
 MAX_WAIT = 30.0  # seconds between two attempts, whatever the server asks for
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
-
-
-class NotFoundError(MirrorError):
-    """The archive answers, and does not have the file."""
-
-
-class WrongSizeError(MirrorError):
-    """The archive offers a file of another size than the one that was promised."""
-
-
-class CancelledError(MirrorError):
-    """The work was given up on purpose: another transfer failed, or the user asked for it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meta:
-    """What an answer says of itself: its size where it tells, and what a conditional request may refer to."""
-
-    size: int | None = None
-    etag: str = ""
-    modified: str = ""
-    unchanged: bool = False
-
-
-class _Again(Exception):
-    """An attempt failed in a way that may pass.
-
-    wait: what the server asks for, in seconds. connected: there was a connection at least.
-    """
-
-    def __init__(self, reason: str, wait: float = 0.0, *, connected: bool = True) -> None:
-        super().__init__(reason)
-        self.wait = wait
-        self.connected = connected
 
 
 class Http:
@@ -144,8 +119,8 @@ class Http:
                     done += len(chunk)
                     yield chunk
                 return
-            except _Again as e:
-                failures = 1 if done - before >= PROGRESS else failures + 1
+            except Again as e:
+                failures = 1 if done - before >= pace.PROGRESS else failures + 1
                 if failures >= (self.attempts if e.connected else min(self.attempts, CONNECTS)):
                     raise MirrorError(
                         f"no luck after {failures} attempts: {masked(str(e))}",
@@ -180,16 +155,16 @@ class Http:
         elif condition is not None and condition.modified:
             headers["If-Modified-Since"] = condition.modified
         with self._opened(address, headers) as response:
-            offset = _offset(response, start, address)
-            told = _length(response, address)
+            offset = offset_of(response, start, address)
+            told = length_of(response, address)
             total = None if told is None else told + offset
-            _check_size(address, total, limit, size)
+            check_size(address, total, limit, size)
             if meta is not None:
                 meta(
                     Meta(
                         size=total,
-                        etag=_echoed(response.headers.get("ETag", "")),
-                        modified=_echoed(response.headers.get("Last-Modified", "")),
+                        etag=echoed(response.headers.get("ETag", "")),
+                        modified=echoed(response.headers.get("Last-Modified", "")),
                         unchanged=response.status == 304,
                     )
                 )
@@ -211,7 +186,7 @@ class Http:
                 # read1, for read loses what had arrived of a chunk when the connection breaks
                 chunk = response.read1(CHUNK)
             except (urllib3.exceptions.HTTPError, OSError) as e:
-                raise _Again(f"the transfer broke off after {at} bytes ({_cause(e)})") from None
+                raise Again(f"the transfer broke off after {at} bytes ({_cause(e)})") from None
             n = len(chunk)
             if not n:
                 break
@@ -221,7 +196,7 @@ class Http:
             if at > start:
                 yield memoryview(chunk)[max(0, n - (at - start)) :]
         if total is not None and at < total:
-            raise _Again(f"the transfer broke off after {at} of {total} bytes")
+            raise Again(f"the transfer broke off after {at} of {total} bytes")
 
     @contextlib.contextmanager
     def _opened(self, address: Address, headers: dict[str, str]) -> Iterator[Any]:
@@ -239,17 +214,17 @@ class Http:
             except (urllib3.exceptions.HTTPError, OSError) as e:
                 if _hopeless(e):
                     raise MirrorError(f"no secure connection: {_cause(e)}", where=str(address)) from None
-                raise _Again(f"no connection ({_cause(e)})", connected=False) from None
+                raise Again(f"no connection ({_cause(e)})", connected=False) from None
             if response.status not in redirect.REDIRECTS:
                 break
-            _pass_over(response)
+            pass_over(response)
             target = redirect.target(url, response.headers.get("Location", ""), address)
             url, sent = target, redirect.carried(sent, url, target)
         else:
             raise MirrorError(f"more than {redirect.MAX_REDIRECTS} redirects", where=str(address))
         whole = False
         try:
-            _check_status(response, address)
+            check_status(response, address)
             yield response
             whole = True
         finally:
@@ -289,7 +264,7 @@ def _local(address: Address, limit: int, size: int | None, meta: Callable[[Meta]
             if not stat.S_ISREG(status.st_mode):
                 raise MirrorError("it is not a regular file", where=str(address))
             found = status.st_size
-            _check_size(address, found, limit, size)
+            check_size(address, found, limit, size)
             if meta is not None:
                 meta(Meta(size=found))
             buffer = memoryview(bytearray(CHUNK))
@@ -303,78 +278,6 @@ def _local(address: Address, limit: int, size: int | None, meta: Callable[[Meta]
         raise NotFoundError("there is no such file", where=str(address)) from None
     except OSError as e:
         raise MirrorError(f"the file cannot be read: {e.strerror}", where=str(address)) from None
-
-
-def _check_size(address: Address, found: int | None, limit: int, size: int | None) -> None:
-    if found is None:
-        return
-    if size is not None and found != size:
-        raise WrongSizeError(f"it has {found} bytes where {size} were promised", where=str(address))
-    if found > limit:
-        raise WrongSizeError(f"it has {found} bytes, more than the {limit} that are taken", where=str(address))
-
-
-def _check_status(response: Any, address: Address) -> None:
-    status = response.status
-    if status in (200, 206, 304):
-        return
-    where = str(address)
-    if status in (404, 410):
-        raise NotFoundError(f"the mirror does not have it (status {status})", where=where)
-    if status == 416:
-        raise _Again("the mirror's file became shorter (status 416)")
-    if status in _AGAIN:
-        raise _Again(f"the mirror answers with status {status}", _retry_after(response))
-    if status in (401, 403, 407):
-        raise MirrorError(
-            f"the mirror refuses access (status {status})",
-            where=where,
-            hint="credentials go into the address (`https://user:password@…`) or into apt's `auth.conf`",
-        )
-    raise MirrorError(f"the mirror answers with status {status}", where=where)
-
-
-def _retry_after(response: Any) -> float:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
-
-
-def _offset(response: Any, start: int, address: Address) -> int:
-    """Return where in the file the answer starts (RFC 9110, 14.4)."""
-    if response.status != 206:
-        return 0
-    given = response.headers.get("Content-Range", "")
-    if not given.startswith(f"bytes {start}-"):
-        raise MirrorError(f"a wrong Content-Range: {given[:80]!r}", where=str(address))
-    return start
-
-
-def _length(response: Any, address: Address) -> int | None:
-    text = response.headers.get("Content-Length", "").split(",")[0].strip()
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise MirrorError(f"a wrong Content-Length: {text[:80]!r}", where=str(address))
-    return int(text)
-
-
-def _echoed(value: str) -> str:
-    """Return a header's value that is sent back with the next request, "" where it is too odd for that."""
-    return value if len(value) <= 256 and value.isascii() and value.isprintable() else ""
-
-
-def _pass_over(response: Any) -> None:
-    """Be done with an answer whose body does not matter, which may be without end."""
-    import urllib3
-
-    with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
-        left = DRAINED
-        while left > 0 and (chunk := response.read1(left)):
-            left -= len(chunk)
-        if left > 0:
-            response.release_conn()
-            return
-    response.close()
 
 
 def _authorized(address: Address, headers: Mapping[str, str]) -> Mapping[str, str]:

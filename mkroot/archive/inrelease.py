@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import msgspec
 
 from mkroot.archive import armor, signature
-from mkroot.archive.http import Http, Meta, NotFoundError
+from mkroot.archive.answer import Meta, NotFoundError
+from mkroot.archive.http import Http
 from mkroot.archive.source import Source, SuiteSource
 from mkroot.debian.release import Release, parse_release
 from mkroot.digest import sha256

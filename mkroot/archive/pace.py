@@ -14,6 +14,7 @@ from typing import Any, cast
 
 SLOWEST = 1000  # bytes a second
 WINDOW = 1.5  # times the connection's timeout: over so long a wait the pace is looked at
+PROGRESS = 64 << 10  # new bytes that make an attempt worth another one; one that brings fewer counts as failed
 HEAD = 256 << 10  # bytes of an answer's head, interim answers included, and of its trailer
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mkroot.archive.address import Address
+from mkroot.archive.answer import NotFoundError, WrongSizeError
 from mkroot.archive.follower import Follower
-from mkroot.archive.http import Http, NotFoundError, WrongSizeError
+from mkroot.archive.http import Http
 from mkroot.archive.index import table_key
 from mkroot.archive.source import Source, SuiteSource
 from mkroot.debian.release import Release

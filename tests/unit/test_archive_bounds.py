@@ -12,7 +12,8 @@ import pytest
 
 from mkroot.archive import redirect
 from mkroot.archive.address import parse
-from mkroot.archive.http import MAX_WAIT, Http, Meta
+from mkroot.archive.answer import Meta
+from mkroot.archive.http import MAX_WAIT, Http
 from mkroot.archive.proxy import chosen
 from mkroot.errors import MirrorError, masked, masked_address
 from tests.testarchive import Server
@@ -256,3 +257,12 @@ def test_what_a_message_shows_of_a_url(text: str, expected: str) -> None:
 )
 def test_what_was_meant_as_an_address_shows_no_password(text: str) -> None:
     assert "s3cr3t" not in masked_address(text) and masked_address(text).endswith("***@" + text.partition("@")[2])
+
+
+def test_what_is_cut_in_the_middle_of_a_password_is_not_shown() -> None:
+    """Only the beginning of a message is looked through; what a long login left there may end within another one."""
+    text = "http://a:" + "b" * 63_960 + "@h http://user:geheim" + "g" * 3000 + "@mirror.example/ end"
+    said = MirrorError(text).what
+    assert said.startswith("http://***@h ")
+    assert "geheim" not in said
+    assert said.endswith(" more characters)")

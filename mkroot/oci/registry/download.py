@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-from mkroot.archive.http import PROGRESS
+from mkroot.archive.pace import PROGRESS
 from mkroot.errors import ImageError
 from mkroot.oci.model import Descriptor
 from mkroot.oci.registry.refusal import refused
