@@ -56,7 +56,7 @@ def test_a_stopped_build_leaves_nothing(number: int, after: float, status: int, 
     assert "Traceback" not in err
     assert processes(process.pid) == []
     assert str(own) not in Path("/proc/mounts").read_text()
-    assert not list((own / "tmp").iterdir())
+    assert not list(own.glob("tmp/*"))  # on a busy machine the build may not have come to its store
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*"))
     mkroot("build", RECIPE, "-o", tmp_path / "out", "--no-lock", store=own)
     name = Path("debian-min/amd64/rootfs.tar.zst")

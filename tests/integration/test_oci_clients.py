@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -73,9 +74,12 @@ def shell_root(store: Store) -> Assembly:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
+    # podman makes an image's name of an archive's path, and takes no name with "_" at the end of a part; mkdtemp gives such
+    folder = Path(tempfile.gettempdir(), f"mkroot-{secrets.token_hex(6)}")
+    folder.mkdir()
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def build(place: Path, compression: str, by: str = "single", single_stream: bool = False) -> Path:
