@@ -52,6 +52,7 @@ def capture(
     chunks: list[bytes] = []
     origins: dict[str, str] = {}
     changed = _changed_links(changes) | set(keep)
+    whens = [e.when for e in events]
     for found in changes.entries:
         content = _content(changes, found)
         entry = _entry(found, content, start)
@@ -60,7 +61,7 @@ def capture(
             entry = _heir(entry, before)
         if node is not None and entry.path not in changed and _same(entry, node.entry, entry.path in changes.opaque):
             continue
-        origins[entry.path] = _who(os.lstat(changes.path_of(found)).st_ctime, events)
+        origins[entry.path] = _who(os.lstat(changes.path_of(found)).st_ctime, whens, events)
         if chunk := builder.add(entry, content):
             chunks.append(chunk)
     gone = tuple(p for p in changes.removed if p in before.nodes or p in changed)
@@ -120,7 +121,10 @@ def _same(new: Entry, old: Entry, opaque: bool) -> bool:
     return (new.size, new.sha256, new.link, new.device) == (old.size, old.sha256, old.link, old.device)
 
 
-def _who(when: float, events: Sequence[Event]) -> str:
-    """Return the script that ran when a file was last changed; what was there before the first is mkroot's own."""
-    index = bisect.bisect_right([e.when for e in events], when) - 1
+def _who(when: float, whens: Sequence[float], events: Sequence[Event]) -> str:
+    """Return the script that ran when a file was last changed; what was there before the first is mkroot's own.
+
+    whens: when each of the events was.
+    """
+    index = bisect.bisect_right(whens, when) - 1
     return events[index].what if index >= 0 else "mkroot: dpkg's database"
