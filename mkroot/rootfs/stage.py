@@ -115,7 +115,10 @@ def configure(
     stage: Stage,
     note: Callable[[str], None] = lambda line: None,
 ) -> Root:
-    """Unpack and configure a stage's packages, or take the result from the store; raises SandboxError, RootfsError."""
+    """Unpack and configure a stage's packages, or take the result from the store; raises SandboxError, RootfsError.
+
+    note: called with each script that begins, as `tzdata postinst`, and with "" when the last one has ended.
+    """
     key = stage_key(root.key, stage)
     store = layers.store
     if layers.has(key):
@@ -169,14 +172,14 @@ def _wave(top: Top, root: Root, wave: Stage, events: list[Event], moved: set[str
             top.put(_first_files(after), tree)
         if with_preinst and not first:
             with top.mounted(root) as at, _box(top, at, wave) as box:
-                _preinsts(box, with_preinst, events, outside=at)
+                _preinsts(box, with_preinst, events, note, outside=at)
                 top.owners |= box.owners()
         _database(top, root, tree, wave)
         _fix(top, tree, fixed)
         at = stack.enter_context(top.mounted(after))
         box = stack.enter_context(_box(top, at, wave))
         if first:
-            _preinsts(box, with_preinst, events)
+            _preinsts(box, with_preinst, events, note)
         _configure(box, events, note)
         top.owners |= box.owners()
     _check(top.read(dpkg.STATUS) or b"", wave)
@@ -220,7 +223,13 @@ def _fix(top: Top, tree: Tree, fixed: set[str]) -> None:
             top.put([(node.entry, tree.read(path) if node.entry.kind == FILE else b"")], tree)
 
 
-def _preinsts(box: Sandbox, packages: Sequence[Layer], events: list[Event], outside: Path | None = None) -> None:
+def _preinsts(
+    box: Sandbox,
+    packages: Sequence[Layer],
+    events: list[Event],
+    note: Callable[[str], None],
+    outside: Path | None = None,
+) -> None:
     """Run preinst scripts as dpkg does on a first installation (Policy 6.6): `preinst install`."""
     for layer in packages:
         fields = control_fields(layer.control["control"])
@@ -230,6 +239,7 @@ def _preinsts(box: Sandbox, packages: Sequence[Layer], events: list[Event], outs
             _lend(outside, layer.control["preinst"])
             script = f"/{LENT}/preinst"
         events.append(Event(time.clock_gettime(COARSE), f"{layer.name} preinst"))
+        note(f"{layer.name} preinst")
         done = box.run(
             [script, "install"],
             environment={
@@ -242,6 +252,7 @@ def _preinsts(box: Sandbox, packages: Sequence[Layer], events: list[Event], outs
                 "DPKG_ROOT": "",
             },
         )
+        note("")
         if outside is not None:
             _lend(outside, None)
         if done.returncode:
@@ -289,12 +300,13 @@ def _configure(box: Sandbox, events: list[Event], note: Callable[[str], None]) -
         kind, _, rest = line.partition(": ")
         if kind == "processing":
             action, _, package = rest.partition(": ")
-            script = "triggers" if action == "trigproc" else "postinst"
-            events.append(Event(when, f"{package.strip().partition(':')[0]} {script}"))
-            note(package.strip())
+            what = f"{package.strip().partition(':')[0]} {'triggers' if action == 'trigproc' else 'postinst'}"
+            events.append(Event(when, what))
+            note(what)
 
     command = ["dpkg", "--status-fd", "3", "--force-unsafe-io", "--configure", "-a"]
     done = box.run(command, status=status)
+    note("")
     if done.returncode:
         raise SandboxError(
             f"configuring the packages failed: {_tail(done.output)}",
