@@ -29,6 +29,7 @@ KINDS = {  # what each kind of entry is
     "seen": "dates of the Releases that were seen; keeps older ones out",
     "built": "what went into the outputs of earlier builds",
     "roots": "what outputs and images were made of, to explain them",
+    "effects": "what scripts read and did, so that they need not run again",
     "causes": "what stages were made of, to tell why one is made again",
     "unions": "which layers an image's root has",
     "oci": "images",

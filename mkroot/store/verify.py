@@ -19,7 +19,7 @@ from mkroot.store.store import Store
 from mkroot.store.trees import fault_of
 
 NAMED = ("debs", "indices", "releases", "oci")  # kinds whose key is the content's SHA-256
-SEALED = ("built", "causes", "joined", "registries", "roots", "seen", "unions", "unpacked")
+SEALED = ("built", "causes", "effects", "joined", "registries", "roots", "seen", "unions", "unpacked")
 LASTING = ("containers",)  # kinds that are never removed: there is no other copy
 
 Checks = Mapping[str, Callable[[Path], None]]
