@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import os
@@ -187,14 +188,14 @@ def put(effects: Effects, at: int) -> None:
     gone = sorted((w.entry.path for w in effects.writes if w.gone), key=lambda p: -p.count("/"))
     for path in gone:
         with _inside(at, parent(path)) as folder:
-            _clear(folder, path.rpartition("/")[2])
+            _clear(folder, _name(path))
     folders = sorted((w.entry for w in effects.writes if not w.gone and w.entry.kind == DIR), key=lambda e: e.path)
     for entry in folders:
         _folder(at, entry)
     for write in effects.writes:
         if not write.gone and write.entry.kind != DIR:
             with _inside(at, parent(write.entry.path)) as folder:
-                _member(folder, write.entry.path.rpartition("/")[2], write)
+                _member(folder, _name(write.entry.path), write)
     for path in sorted({*effects.parents, *(e.path for e in folders)}, key=lambda p: -p.count("/")):
         with _inside(at, path) as folder:
             os.utime(folder)
@@ -202,6 +203,13 @@ def put(effects: Effects, at: int) -> None:
         if entry.mtime != NOW:
             with _inside(at, entry.path) as folder:
                 os.utime(folder, (entry.mtime, entry.mtime))
+
+
+def _name(path: str) -> str:
+    name = path.rpartition("/")[2]
+    if name in ("", ".", ".."):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+    return name
 
 
 @contextlib.contextmanager
@@ -223,7 +231,7 @@ def _clear(folder: int, name: str) -> None:
 
 def _folder(at: int, entry: Entry) -> None:
     with _inside(at, parent(entry.path)) as above:
-        name = entry.path.rpartition("/")[2]
+        name = _name(entry.path)
         if not stat.S_ISDIR(_mode(above, name)):
             _clear(above, name)
             os.mkdir(name, 0o700, dir_fd=above)

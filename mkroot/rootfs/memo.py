@@ -26,7 +26,7 @@ from mkroot.store.store import Store
 
 KIND = "effects"
 FORMAT = "1"  # of the record, and of what a sandbox is to a script; part of every key
-KEPT = 4  # records a script: the latest
+KEPT = 8  # records a script: the latest
 _BIN = 1 << 24
 
 

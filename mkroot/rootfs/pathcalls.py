@@ -57,8 +57,9 @@ CALLS = {
     91: Call(CHANGE_OPEN, 0, _N), 93: Call(CHANGE_OPEN, 0, _N), 77: Call(CHANGE_OPEN, 0, _N),
     190: Call(CHANGE_OPEN, 0, _N), 199: Call(CHANGE_OPEN, 0, _N),
     42: Call(CONNECT, _N, _N),
-    # bind, ptrace, mknod, mknodat, chroot, inotify_add_watch, fanotify_mark, process_vm_writev, pidfd_getfd
-    **{n: Call(STRANGE, _N, _N) for n in (49, 101, 133, 259, 161, 254, 301, 311, 438)},
+    # bind, ptrace, mknod, mknodat, chroot, inotify_add_watch, fanotify_mark, process_vm_writev, pidfd_getfd; and
+    # shmget, semget, msgget, mq_open: what one script leaves there, another could find
+    **{n: Call(STRANGE, _N, _N) for n in (49, 101, 133, 259, 161, 254, 301, 311, 438, 29, 64, 68, 240)},
 }  # fmt: skip
 EXECVE, CREAT, OPENAT2, LINKAT, RENAMES, EXECVEAT = 59, 85, 437, 265, (82, 264, 316), 322
 SECOND = {86: (NONE, 1), 265: (2, 3), 82: (NONE, 1), 264: (2, 3), 316: (2, 3)}  # the new name of a link or a move

@@ -15,7 +15,7 @@ from mkroot.store.layer import NOW
 from mkroot.store.marks import DEVICE, OWNER
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, SYMLINK
 
-# How closely a script looked: at the name and who may use it; at all that stat(2) tells; at what is in it.
+# How closely a script looked: at the name, who may use it and its attributes; at all that stat(2) tells; at what is in it.
 KIND, META, CONTENT = 0, 1, 2
 LARGEST = 64 << 20  # bytes of a file that is read to compare it
 _FRESH = 20_000_000  # nanoseconds within which a file may change and keep its times (coarse clock)
@@ -29,7 +29,7 @@ class State(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc
     """A path: kind "" where nothing is there, else as in `mkroot.tar.entry`, or "s" for a socket.
 
     text: a link's target; a device's numbers. The others are filled in as closely as was looked: mtime (seconds, or
-    NOW for what builds write), links and attributes by META; digest, of a file's content or a folder's names, by
+    NOW for what builds write), size and links by META; digest, of a file's content or a folder's names, by
     CONTENT.
     """
 
@@ -79,9 +79,10 @@ class States:
             text = os.readlink(path, dir_fd=self.at)
         elif kind in (CHAR, BLOCK):
             text = f"{os.major(st.st_rdev)}:{os.minor(st.st_rdev)}"
+        attributes = self._attributes(path) if kind in (FILE, DIR) else ()
         if level == KIND:
-            return State(kind, mode, st.st_uid, st.st_gid, text)
-        mtime, attributes = self.mtime(path, kind, st), self._attributes(path) if kind in (FILE, DIR) else ()
+            return State(kind, mode, st.st_uid, st.st_gid, text, attributes=attributes)
+        mtime = self.mtime(path, kind, st)
         digest = ""
         if level == CONTENT and kind == FILE:
             digest = self.digest(path, st)
@@ -118,16 +119,16 @@ class States:
 
     def digest(self, path: str, st: os.stat_result) -> str:
         """Return the digest of a file's content, a layer's without reading it; raises OSError, TooLarge."""
+        if st.st_size > LARGEST:
+            raise TooLarge(path)
         node = self._tree.nodes.get(path)
         if node is not None and node.entry.kind == FILE and node.entry.sha256 and not self._written(path):
             return node.entry.sha256
-        if st.st_size > LARGEST:
-            raise TooLarge(path)
         key = (st.st_dev, st.st_ino, st.st_ctime_ns, st.st_size, st.st_mtime_ns)
         known = self._digests.get(key)
         if known is None:
             known = hashlib.sha256(self.read(path)).hexdigest()
-            if time.time_ns() - st.st_ctime_ns > _FRESH:
+            if time.clock_gettime_ns(time.CLOCK_REALTIME) - st.st_ctime_ns > _FRESH:
                 self._digests[key] = known
         return known
 

@@ -20,6 +20,7 @@ from mkroot.tar.entry import DIR, FILE, SYMLINK, parent
 _PLAIN = re.compile(
     r"dev|dev/(?:null|zero|full|tty|u?random)|proc/(?:filesystems|sys(?:/.*)?|cpuinfo|meminfo|stat|version|uptime|loadavg)"
     r"|proc|proc/(?:self|thread-self)(?:/(?:exe|maps|stat|status|comm|cmdline|fd|fdinfo|attr/.*|loginuid|sessionid|uid_map|gid_map|oom_.*))?"
+    r"|proc/1/root"  # ischroot(1) and systemd ask for it; nobody may
 )
 _DESCRIPTOR = re.compile(r"(?:proc/(?:self|thread-self)|dev)/fd/(\d+)")
 _STANDARD = {"dev/stdin": 0, "dev/stdout": 1, "dev/stderr": 2}
@@ -287,7 +288,7 @@ def settled(at: int, path: str) -> Identity | None:
     Files get their times from a clock that ticks every few milliseconds: what was just written waits for the next.
     """
     found = identity(at, path)
-    if found is not None and time.time_ns() - found[2] < _TICK and not FINE:
+    if found is not None and time.clock_gettime_ns(time.CLOCK_REALTIME) - found[2] < _TICK and not FINE:
         time.sleep(_TICK / 1e9)
     return found
 

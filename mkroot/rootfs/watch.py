@@ -284,7 +284,10 @@ def _place(trace: Trace, caller: Caller, at: int, path: str, follow: bool, does:
         ) or (does == pathcalls.OPEN and bool(flags & (os.O_ACCMODE | os.O_CREAT)))  # fmt: skip
         listed = does == pathcalls.OPEN and not flags & os.O_PATH
         fd = trace.special(os.path.normpath(e.path), caller.number(), changes=changes, listed=listed)
-        if fd < 0 or does not in (pathcalls.OPEN, pathcalls.CHANGE, pathcalls.STAT):
+        if fd < 0 or does in (pathcalls.LOOK, pathcalls.LINKED, pathcalls.ENTER):
+            return None
+        if does not in (pathcalls.OPEN, pathcalls.CHANGE, pathcalls.STAT):
+            trace.odd(f"it runs or moves /{e.path}")
             return None
         return _file(trace, caller, fd)
 
@@ -345,7 +348,9 @@ def _run(trace: Trace, place: str, depth: int = 0) -> None:
         interpreter = os.fsdecode(words[0]) if words else ""
     elif head[:4] == b"\x7fELF":
         interpreter = _elf_interpreter(head)
-    if interpreter:
+    if interpreter and not interpreter.startswith("/"):
+        trace.odd(f"/{place} names its interpreter by a relative path")
+    elif interpreter:
         inner = trace.resolve("", interpreter, follow=True)
         if inner is not None:
             _run(trace, inner, depth + 1)
