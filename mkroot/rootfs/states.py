@@ -15,7 +15,8 @@ from mkroot.store.layer import NOW
 from mkroot.store.marks import DEVICE, OWNER
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, SYMLINK
 
-# How closely a script looked: at the name, who may use it and its attributes; at all that stat(2) tells; at what is in it.
+# How closely a script looked: at the name, who may use it and its attributes; at all that stat(2) tells; at what is in
+# it.
 KIND, META, CONTENT = 0, 1, 2
 LARGEST = 64 << 20  # bytes of a file that is read to compare it
 _FRESH = 20_000_000  # nanoseconds within which a file may change and keep its times (coarse clock)

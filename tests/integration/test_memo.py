@@ -29,7 +29,9 @@ outputs: [tar.zst, oci]
 """
 # Bumped together: of the first stage and of a later one, a shell, a library, users' tools, what has no script.
 ROOTS = {
-    "debian-13": ("debian", "trixie", "netbase, openssh-server", (["tzdata"], ["dash", "zlib1g"], ["passwd", "netbase"])),
+    "debian-13": (
+        "debian", "trixie", "netbase, openssh-server", (["tzdata"], ["dash", "zlib1g"], ["passwd", "netbase"]),
+    ),
     "ubuntu-24.04": ("ubuntu", "noble", "adduser", (["libc6"], ["perl-base", "adduser"])),
 }  # fmt: skip
 
@@ -147,8 +149,8 @@ def test_an_ordinary_user(base: Base, tmp_path_factory: pytest.TempPathFactory) 
     home.mkdir()
     try:
         base.bumped(["gzip"])
-        for name in ("base.yaml", "base.lock", "gzip.yaml", "gzip.deb"):
-            shutil.copy(base.folder / name, home)
+        for file in ("base.yaml", "base.lock", "gzip.yaml", "gzip.deb"):
+            shutil.copy(base.folder / file, home)
         subprocess.run(["cp", "-a", base.store / "debs", home / "debs"], check=True)
         (home / "store").mkdir()
         (home / "debs").rename(home / "store/debs")

@@ -48,11 +48,12 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "asks where a link leads": ("readlink /etc/link > /etc/out", "ln -sfn other etc/link", KNOWN, RAN),
     "writes through a link": ("echo new > /etc/link", "ln -sfn other etc/link", KNOWN, RAN),
     "reads from its folder": ("cd /etc/in.d; cat ../in a > ../out", "echo z > etc/in", KNOWN, RAN),
-    "is itself another": ("cat /etc/in > /etc/out", "printf '#!/bin/sh\\n: > /etc/out\\n' > var/lib/dpkg/info/odd.postinst",
+    "is itself another": ("cat /etc/in > /etc/out",
+                          "printf '#!/bin/sh\\n: > /etc/out\\n' > var/lib/dpkg/info/odd.postinst",
                           KNOWN, RAN),
     "runs another script": ("/etc/tool", "printf '#!/bin/sh\\necho new > /etc/out\\n' > etc/tool", KNOWN, RAN),
     "sources another script": (". /etc/tool", "printf 'echo new > /etc/out\\n' > etc/tool", KNOWN, RAN),
-    "runs what PATH finds first": ("tool", "mkdir -p usr/local/bin; cp var/lib/dpkg/info/odd.postinst "
+    "runs what PATH finds first": ("tool", "mkdir -p usr/local/bin; cp etc/tool "
                                    "usr/local/bin/tool", KNOWN, RAN),
     "uses a tool that changed": ("ls /etc/in.d > /etc/out", "cp --remove-destination usr/bin/cat usr/bin/ls", KNOWN,
                                  RAN),
