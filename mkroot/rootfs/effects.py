@@ -19,10 +19,12 @@ from mkroot.rootfs.trace import VOLATILE, Trace, identity
 from mkroot.store.layer import NOW
 from mkroot.tar.entry import DIR, FILE, SYMLINK, Entry, parent
 
-LARGEST = 16 << 20  # bytes that a script may write for its effects to be kept
+LARGEST = 8 << 20  # bytes that a script may write for its effects to be kept
 _SECRETS = (*(row.glob for row in REMOVED if row.identity), "etc/machine-id")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+STRANGE, DATED = -4, -1  # answers of `difference`: it never holds; one of VOLATILE differs
 
 Environment = tuple[tuple[str, str], ...]
 
@@ -51,7 +53,8 @@ class Effects(msgspec.Struct, frozen=True, kw_only=True):
     """One script's. environment: all that it saw but VOLATILE; volatile: those of these that it may have looked at.
 
     reads: in order of paths, so that a folder comes before what is in it. writes: in the order of their times.
-    parents: folders in which names came or went, whatever is left of that.
+    parents: folders in which names came or went, whatever is left of that. strange: why they cannot be known; the rest
+    is empty then.
     """
 
     argv: tuple[str, ...]
@@ -60,6 +63,7 @@ class Effects(msgspec.Struct, frozen=True, kw_only=True):
     reads: tuple[Read, ...]
     writes: tuple[Write, ...]
     parents: tuple[str, ...]
+    strange: str = ""
 
     def paths(self) -> list[str]:
         """Return every path that it changes."""
@@ -79,13 +83,15 @@ def difference(
     effects: Effects, states: States, argv: tuple[str, ...], environment: Mapping[str, str]
 ) -> tuple[int, str]:
     """Return what is not as it was when the effects were recorded, "" when all is; and how much is, before that."""
+    if effects.strange:
+        return STRANGE, effects.strange
     if effects.argv != argv:
         return -3, "its arguments"
     if effects.environment != steady(environment):
         return -2, "its environment"
     for name, value in effects.volatile:
         if environment.get(name, "") != value:
-            return -1, name
+            return DATED, name
     number = 0
     try:
         for number, read in enumerate(effects.reads):
@@ -150,7 +156,10 @@ def _mode(at: int, path: str) -> int:
 
 
 def _check(path: str, content: bytes, trace: Trace, *, folder: bool) -> None:
-    if b"PRIVATE KEY-----" in content or (content and any(fnmatch.fnmatchcase(path, glob) for glob in _SECRETS)):
+    same = trace.reads[path][1].digest == hashlib.sha256(content).hexdigest()  # a program that can write keys is none
+    if (b"PRIVATE KEY-----" in content and not same) or (
+        content and any(fnmatch.fnmatchcase(path, glob) for glob in _SECRETS)
+    ):
         raise Unknowable(f"it makes a secret or an identity, /{path}")
     if folder and path in trace.removed:
         raise Unknowable(f"it puts something in the place of the folder /{path}")

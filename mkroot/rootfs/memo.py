@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from mkroot.rootfs.effects import Effects, Unknowable, difference, gather, put
+from mkroot.rootfs.effects import DATED, LARGEST, STRANGE, Effects, Unknowable, difference, gather, put
 from mkroot.rootfs.states import States
 from mkroot.rootfs.trace import Trace, identity
 from mkroot.rootfs.tree import Tree
@@ -27,7 +27,7 @@ from mkroot.store.store import Store
 KIND = "effects"
 FORMAT = "1"  # of the record, and of what a sandbox is to a script; part of every key
 KEPT = 8  # records a script: the latest
-_BIN = 1 << 24
+_WHOLE = 2 * KEPT * LARGEST  # bytes of a script's records at most
 
 
 class Memo:
@@ -44,7 +44,7 @@ class Memo:
         self.known = 0
         self.writers: dict[str, tuple[int, str]] = {}
         self._states: States | None = None
-        self._running: tuple[str, str, tuple[str, ...], dict[str, str], Trace, str] | None = None
+        self._running: tuple[str, str, tuple[str, ...], dict[str, str], Trace, tuple[int, str]] | None = None
         self._new: list[tuple[str, Effects]] = []
         self._watch: Watch | None = None
 
@@ -83,20 +83,23 @@ class Memo:
         what = f"{package} {name}"
         words = tuple(argv)
         key = script_key(states.read(script.lstrip("/")), self._identity)
-        why = (-9, "")
+        found: list[tuple[int, str]] = []
         for effects in load(self._store, key):
             if effects.argv != words:
                 continue
-            found = difference(effects, states, words, environment)
-            if not found[1]:
+            found.append(difference(effects, states, words, environment))
+            if not found[-1][1]:
                 put(effects, states.at)
                 self._note(what, effects.paths())
                 self.known += 1
                 self._new.append((key, effects))
                 return None
-            why = max(why, found)
         trace = Trace(states)
-        self._running = (what, key, words, environment, trace, why[1])
+        why = max(found, default=(0, ""))
+        # To follow a script costs more than to run it. One that nobody can follow is not tried again, nor one that
+        # comes with another date each time.
+        trace.idle = any(n == STRANGE for n, _ in found) or sum(n == DATED for n, _ in found) > 1
+        self._running = (what, key, words, environment, trace, why)
         return trace
 
     def end(self, left: bool) -> None:
@@ -105,13 +108,18 @@ class Memo:
             return
         what, key, words, environment, trace, why = self._running
         self._running = None
-        reason = f"{why} is not as it was" if why else "its effects are not known"
+        reason = _reason(why)
         if left:
             trace.odd("it leaves a process behind")
+        if trace.idle:
+            self.ran.append((what, reason))
+            return
         try:
             self._new.append((key, gather(trace, words, environment, self._start)))
         except (Unknowable, OSError) as e:
-            reason += f"; they cannot be kept, for {e}"
+            reason = f"its effects cannot be known: {e}"
+            odd = Effects(argv=words, environment=(), volatile=(), reads=(), writes=(), parents=(), strange=str(e))
+            self._new.append((key, odd))
         self.ran.append((what, reason))
         self._note(what, [p for p, old in trace.own.items() if identity(self._states.at, p) != old])
         self._note(what, trace.parents)
@@ -149,6 +157,13 @@ def mostly_known(store: Store, identity: str, packages: Sequence[Layer]) -> bool
     return 2 * sum(store.has(KIND, script_key(script, identity)) for script in scripts) > len(scripts)
 
 
+def _reason(why: tuple[int, str]) -> str:
+    number, what = why
+    if number == STRANGE:
+        return f"its effects cannot be known: {what}"
+    return f"{what} is not as it was" if what else "its effects are not known"
+
+
 class Unusable(Exception):
     """A script's effects were put only half in place: the stage must be made again, with scripts that run."""
 
@@ -164,7 +179,7 @@ def load(store: Store, key: str) -> tuple[Effects, ...]:
 
     with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError, zstandard.ZstdError):
         blob = opened(store.path(KIND, key).read_bytes())
-        data = zstandard.ZstdDecompressor().decompress(blob, max_output_size=_BIN * KEPT)
+        data = zstandard.ZstdDecompressor().decompress(blob, max_output_size=_WHOLE)
         return msgspec.msgpack.decode(data, type=tuple[Effects, ...])
     return ()
 

@@ -61,7 +61,7 @@ CALLS = {
     # shmget, semget, msgget, mq_open: what one script leaves there, another could find
     **{n: Call(STRANGE, _N, _N) for n in (49, 101, 133, 259, 161, 254, 301, 311, 438, 29, 64, 68, 240)},
 }  # fmt: skip
-EXECVE, CREAT, OPENAT2, LINKAT, RENAMES, EXECVEAT = 59, 85, 437, 265, (82, 264, 316), 322
+EXECVE, CREAT, OPENAT2, LINKAT, NAME_TO_HANDLE_AT = 59, 85, 437, 265, 303
 SECOND = {86: (NONE, 1), 265: (2, 3), 82: (NONE, 1), 264: (2, 3), 316: (2, 3)}  # the new name of a link or a move
 
 

@@ -20,7 +20,7 @@ from mkroot.tar.entry import DIR, FILE, SYMLINK, parent
 _PLAIN = re.compile(
     r"dev|dev/(?:null|zero|full|tty|u?random)|proc/(?:filesystems|sys(?:/.*)?|cpuinfo|meminfo|stat|version|uptime|loadavg)"
     r"|proc|proc/(?:self|thread-self)(?:/(?:exe|maps|stat|status|comm|cmdline|fd|fdinfo|attr/.*|loginuid|sessionid|uid_map|gid_map|oom_.*))?"
-    r"|proc/1/root"  # ischroot(1) and systemd ask for it; nobody may
+    r"|proc/vz|proc/bc|proc/1/root"  # ischroot(1) and systemd ask for it; nobody may
 )
 _DESCRIPTOR = re.compile(r"(?:proc/(?:self|thread-self)|dev)/fd/(\d+)")
 _STANDARD = {"dev/stdin": 0, "dev/stdout": 1, "dev/stderr": 2}
@@ -50,7 +50,8 @@ class Trace:
 
     reads: by path, how closely it was looked at, and what it was before the script changed it. own: what the script may
     have changed, with what told its content apart before. parents: folders in which names came or went. appended: files
-    of which nothing was seen. strange: why the effects cannot be kept, "" while they can.
+    of which nothing was seen. strange: why the effects cannot be kept, "" while they can. idle: nobody
+    wants to know them, and nothing is told.
     """
 
     def __init__(self, states: States) -> None:
@@ -61,6 +62,7 @@ class Trace:
         self.appended: dict[str, tuple[int, str]] = {}
         self.removed: set[str] = set()  # folders
         self.strange = ""
+        self.idle = False
         self.named: set[str] = set()  # of VOLATILE
         self._kinds: dict[str, tuple[str, str]] = {}
         self._times: dict[str, int] = {}  # of folders, before names came or went in them
