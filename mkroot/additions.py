@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from mkroot import rooting
 from mkroot.archive import address
 from mkroot.archive.mirror import SECURITY
 from mkroot.digest import sha256
@@ -15,8 +15,24 @@ from mkroot.recipe.model import Recipe
 from mkroot.resolve.lock import LockedPackage, LockedRoot
 from mkroot.rootfs.apt_sources import Source as AptSource
 from mkroot.rootfs.apt_sources import Stanza, archive_stanzas
-from mkroot.rootfs.inputs import read_inputs
-from mkroot.sources import Origin
+from mkroot.rootfs.inputs import Inputs, read_inputs
+
+if TYPE_CHECKING:
+    from mkroot.origins import Origin
+
+
+class Inside(msgspec.Struct, frozen=True, kw_only=True):
+    """What a root is made of beside its packages.
+
+    inputs: the recipe's local files. hooks: their texts, as the recipe orders them. sources: apt's, for the image.
+    key: the archive's keys, where the image must be given them. automatic: packages that are there for others' sake.
+    """
+
+    inputs: Inputs
+    hooks: tuple[bytes, ...] = ()
+    sources: tuple[AptSource, ...] = ()
+    key: bytes | None = None
+    automatic: tuple[tuple[str, str], ...] = ()
 
 
 def _automatic(package: LockedPackage) -> bool:
@@ -25,7 +41,7 @@ def _automatic(package: LockedPackage) -> bool:
     return package.stage != "essential" and not wished and not package.upgrades
 
 
-def inside_of(recipe: Recipe, locked: LockedRoot, place: Origin) -> rooting.Inside:
+def inside_of(recipe: Recipe, locked: LockedRoot, place: Origin) -> Inside:
     """Return what the root of a lock is made of beside its packages; raises RootfsError, RecipeError."""
     try:
         hooks = tuple(Path(hook.run.path).read_bytes() for hook in recipe.hooks)
@@ -33,7 +49,7 @@ def inside_of(recipe: Recipe, locked: LockedRoot, place: Origin) -> rooting.Insi
         kept = [_kept(number, recipe) for number, s in enumerate(recipe.sources) if s.keep]
     except OSError as e:
         raise RootfsError(f"a file of the recipe cannot be read: {e.strerror}", where=e.filename) from None
-    return rooting.Inside(
+    return Inside(
         inputs=read_inputs(recipe.config),
         hooks=hooks,
         sources=(*_apt_sources(recipe, place), *kept),
@@ -75,7 +91,7 @@ def _apt_sources(recipe: Recipe, place: Origin) -> tuple[AptSource, ...]:
     return (AptSource(name=recipe.distro, stanzas=stanzas),)
 
 
-def digests(recipe: Recipe, inside: rooting.Inside) -> dict[str, str]:
+def digests(recipe: Recipe, inside: Inside) -> dict[str, str]:
     """Return the SHA-256 of what each local file of a recipe holds, by the key that names it.
 
     Of a folder it is that of its members' msgpack form (`mkroot.rootfs.inputs.Item`).

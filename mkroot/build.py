@@ -6,19 +6,23 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from mkroot import locking, making
+from mkroot import lockfile, making
 from mkroot.errors import ArtifactError, Faults, LockError, MkrootError
 from mkroot.mending import mending
-from mkroot.oci.model import Descriptor
 from mkroot.progress import Progress, Step
 from mkroot.recipe.load import load, locate
 from mkroot.recipe.model import Recipe
 from mkroot.resolve.lock import Lock
-from mkroot.rootfs.identity import Identity
 from mkroot.store.store import Store, default_root
+
+if TYPE_CHECKING:
+    from mkroot import locking
+    from mkroot.oci.model import Descriptor
+    from mkroot.rootfs.identity import Identity
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +58,27 @@ class Artifact(msgspec.Struct, frozen=True):
     digest: str
 
 
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Where came from what a build needed; each count with how many of it the store had.
+
+    fetched: packages that a mirror sent, of so many bytes. stored: the others. stages: of configuration. frames:
+    compressed parts that streams were joined from.
+    """
+
+    fetched: int = 0
+    bytes: int = 0
+    stored: int = 0
+    stages: int = 0
+    stages_stored: int = 0
+    frames: int = 0
+    frames_stored: int = 0
+
+
 class Built(msgspec.Struct, frozen=True, kw_only=True):
-    """What one build made: artifacts, package count, steps, and what was already there."""
+    """What one build made: artifacts, package count, steps, and what was already there.
+
+    sources: None of a build that had nothing to do.
+    """
 
     name: str
     architecture: str
@@ -64,6 +87,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
     unchanged: bool = False
+    sources: Sources | None = None
 
 
 def build(
@@ -78,10 +102,14 @@ def build(
     try:
         store = Store(default_root(environ))
         lock = settled(store, wanted, recipe, options, environ, progress)
-        return tuple(
-            mending(store, progress, partial(making.make, store, identity, wanted, lock, architecture, *rest))
-            for architecture in wanted.arch
-        )
+
+        def one(architecture: str) -> Built:
+            with progress.timed("build", f"{wanted.name} {architecture}"):
+                return mending(
+                    store, progress, partial(making.make, store, identity, wanted, lock, architecture, *rest)
+                )
+
+        return tuple(map(one, wanted.arch))
     except MkrootError as e:
         raise placed(e, recipe, options) from e.__cause__
 
@@ -111,16 +139,18 @@ def settled(
     store: Store, recipe: Recipe, shown: str, options: Options, environ: Mapping[str, str], progress: Progress
 ) -> Lock:
     """Return the lock to build from: the one beside the recipe, or a new one, written there; raises MkrootError."""
-    path = None if options.lock == "none" else locking.lock_path(shown)
-    before = locking.read_lock(path) if path is not None else None
+    path = None if options.lock == "none" else lockfile.lock_path(shown)
+    before = lockfile.read_lock(path) if path is not None else None
     if before is not None and path is not None:
-        locking.check_fresh(before, recipe, shown, path)
+        lockfile.check_fresh(before, recipe, shown, path)
         return before
     if options.lock == "locked":
         raise LockError("there is no lock", where=str(path or "standard input"), hint=f"run `mkroot lock {shown}`")
+    from mkroot import locking
+
     lock = locking.locked(recipe, searched(store, recipe, options, environ, progress, before))
     if path is not None:
-        locking.write_lock(lock, path)
+        lockfile.write_lock(lock, path)
     return lock
 
 
@@ -134,6 +164,8 @@ def searched(
     update: tuple[str, ...] | None = None,
 ) -> dict[str, locking.Found]:
     """Return what the archives have for each architecture of the recipe; raises MkrootError."""
+    from mkroot import locking
+
     return {
         architecture: locking.find(
             store,
@@ -174,9 +206,11 @@ def lock(
     update: names of packages to renew while the others keep their versions; empty renews all; None is a lock as it was
     asked for, which keeps what still fits. Raises MkrootError.
     """
+    from mkroot import locking
+
     wanted = open_recipe(recipe, options)
-    path = locking.lock_path(recipe)
-    before = locking.read_lock(path) if path is not None else None
+    path = lockfile.lock_path(recipe)
+    before = lockfile.read_lock(path) if path is not None else None
     try:
         found = searched(Store(default_root(environ)), wanted, options, environ, progress, before, update)
     except MkrootError as e:
@@ -186,5 +220,5 @@ def lock(
         both = {**before.architectures, **made.architectures}
         made = msgspec.structs.replace(made, architectures=both)
     if path is not None:
-        locking.write_lock(made, path)
+        lockfile.write_lock(made, path)
     return before, made, path

@@ -1,109 +1,43 @@
-"""A recipe's lock: made from what the archives have, kept beside the recipe, used as long as it fits."""
+"""Makes a recipe's lock of what the archives have."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from mkroot import parents
+from mkroot import decided
 from mkroot.archive.http import Http
-from mkroot.digest import sha256
-from mkroot.errors import LockError, ResolutionError
-from mkroot.oci.store import Image, ImageStore
+from mkroot.errors import ResolutionError
+from mkroot.lockfile import digest
+from mkroot.origins import Origin, origin
 from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe
-from mkroot.recipe.normal import plain
-from mkroot.resolve.lock import Lock, LockedRoot, LockedSource, LockedSuite, decode_lock, held, lock_root
-from mkroot.resolve.resolution import Resolution, Resolved
-from mkroot.resolve.resolver import beside, resolve
-from mkroot.resolve.universe import Universe
-from mkroot.rootfs.tree import Tree
-from mkroot.sources import Archive, Origin, look, nothing, origin, request
-from mkroot.store.layer import LayerStore
-from mkroot.store.replaced import replace
+from mkroot.recipe.standing import installs, reference_of, stands_on
+from mkroot.resolve.lock import Lock, LockedRoot, LockedSource, LockedSuite, held, lock_root
+from mkroot.resolve.request import Request
+from mkroot.sources import Archive, look, request
 from mkroot.store.store import Store
 
-# What of a recipe decides which packages are locked. A new motd or another output leaves the lock as it is.
-_DECIDES = ("version", "distro", "suite", "components", "pockets", "snapshot", "keyring", "sources", "pins", "packages")
-
+if TYPE_CHECKING:
+    from mkroot.oci.store import Image
+    from mkroot.resolve.universe import Universe
 
 TOOLS = ("grub-common", "kmod")  # packages beside the root whose programs are run over it, so with their dependencies
-
-
-def digest(recipe: Recipe) -> str:
-    """Return the digest that a lock holds: of the normal form of all that decides which packages are locked."""
-    whole = plain(recipe)
-    kept = {key: whole[key] for key in _DECIDES if key in whole}
-    if recipe.boot is not None:
-        kept["boot"] = {
-            "kernel": str(recipe.boot.kernel),
-            "loader": recipe.boot.loader,
-            "initramfs": recipe.boot.initramfs,
-            "firmware": recipe.boot.firmware,
-            "iso": "iso" in recipe.outputs,
-            "grow": recipe.disk.grow,
-        }
-        if recipe.boot.rootfs != "own":
-            kept["boot"]["rootfs"] = str(recipe.boot.rootfs)
-    if str(recipe.image.parent) != "none":
-        kept["from"] = str(recipe.image.parent)
-    return sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
-
-
-def lock_path(recipe: str) -> Path | None:
-    """Return the path of a recipe's lock: beside it, its suffix replaced; None for standard input."""
-    return None if recipe == "-" else Path(recipe).with_suffix(".lock")
-
-
-def read_lock(path: Path) -> Lock | None:
-    """Return the lock at `path`, None where there is none; raises LockError."""
-    try:
-        return decode_lock(path.read_bytes(), str(path))
-    except FileNotFoundError:
-        return None
-    except OSError as e:
-        raise LockError(f"the lock cannot be read: {e.strerror}", where=str(path)) from None
-
-
-def check_fresh(lock: Lock, recipe: Recipe, shown: str, path: Path) -> None:
-    """Raise LockError where the lock was made for a recipe that asked for other packages."""
-    if lock.stale(digest(recipe)):
-        raise LockError(
-            "the lock is stale: the recipe asks for other packages than when it was made",
-            where=str(path),
-            hint=f"run `mkroot lock {shown}`",
-        )
-
-
-def write_lock(lock: Lock, path: Path) -> None:
-    """Write a lock aside, sync and rename it; raises LockError. Equal bytes are left as they are."""
-    data = lock.encode()
-    try:
-        if path.exists() and path.read_bytes() == data:
-            return
-        replace(path, data)
-    except OSError as e:
-        raise LockError(
-            f"the lock cannot be written: {e.strerror}",
-            where=str(path),
-            hint="make the recipe's folder writable, or build with `--no-lock`",
-        ) from None
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What a look at the archives gave for one architecture.
 
-    parent: digest of the image that the root is, or stands on.
+    request: what was asked of them. root: the answer. notes: what the user should know of it.
     """
 
     origin: Origin
     archive: Archive
-    resolution: Resolution
-    beside: tuple[Resolved, ...] = ()
-    parent: str = ""
+    request: Request
+    root: LockedRoot
+    notes: tuple[str, ...] = ()
 
 
 def find(
@@ -124,13 +58,13 @@ def find(
     before: the lock that there is, whose Releases must not be older and, with `update` (names), whose versions are kept
     but for those.
     """
-    image = parents.parent(store, recipe, architecture)
+    image = _parent(store, recipe, architecture)
     http = Http(environ, tell=progress.warn)
     try:
         with progress.step("indices", None, "indices") as step:
             place = origin(recipe, architecture, mirror, environ)
-            if image is not None and not parents.installs(recipe):
-                archive = nothing(store)  # only what is in the image is worked upon
+            if image is not None and not installs(recipe):
+                archive = Archive(store=store)  # only what is in the image is worked upon
             else:
                 archive = look(
                     store,
@@ -148,26 +82,62 @@ def find(
         http.close()
     with progress.step("resolve") as step:
         asked = request(recipe, architecture, archive.local)
-        if image is not None and parents.stands_on(recipe):
-            asked = parents.over(asked, recipe, _tree(store, image))
+        if image is not None and stands_on(recipe):
+            asked = _over(store, image, asked, recipe)
         if update is not None and before is not None and architecture in before.architectures:
             asked = msgspec.structs.replace(asked, locked=held(before.architectures[architecture], update))
-        resolution = resolve(archive.universe, asked)
-        files, tools = _boot_packages(recipe, architecture, archive.universe)
-        foreign = recipe.boot is not None and image is not None and recipe.boot.rootfs != "own"
-        kernel = str(recipe.boot.kernel) if recipe.boot is not None and foreign else ""
-        extra = beside(archive.universe, asked, resolution, files, tools, kernel)
-        step.result = f"{len(resolution.packages)} packages" + (f", {len(extra)} beside" if extra else "")
-    for note in resolution.notes:
+        parent = image.digest if image is not None else ""
+        boot = [*_booted(recipe), recipe.components] if recipe.boot is not None else []
+        key = decided.key_of(asked, archive.indices, [parent, boot])
+        answer = decided.recall(store, key)
+        step.cached = answer is not None
+        if answer is None:
+            answer = _answered(recipe, architecture, archive.universe(), asked, parent, key)
+            decided.keep(store, answer)
+        root, extra = answer.root, len(answer.root.beside)
+        step.result = f"{len(root.packages)} packages" + (f", {extra} beside" if extra else "")
+    for note in answer.notes:
         progress.warn(note)
-    digest = image.digest if image is not None else ""
-    return Found(origin=place, archive=archive, resolution=resolution, beside=extra, parent=digest)
+    return Found(origin=place, archive=archive, request=asked, root=root, notes=answer.notes)
 
 
-def _tree(store: Store, image: Image) -> Tree:
+def _parent(store: Store, recipe: Recipe, architecture: str) -> Image | None:
+    if not reference_of(recipe):
+        return None
+    from mkroot.parents import parent
+
+    return parent(store, recipe, architecture)
+
+
+def _over(store: Store, image: Image, asked: Request, recipe: Recipe) -> Request:
+    """Return the request as it is made over a parent: its packages are there."""
     from mkroot.oci.layers import image_root
+    from mkroot.oci.store import ImageStore
+    from mkroot.parents import over
+    from mkroot.store.layer import LayerStore
 
-    return image_root(LayerStore(store), ImageStore(store), image).tree
+    return over(asked, recipe, image_root(LayerStore(store), ImageStore(store), image).tree)
+
+
+def _booted(recipe: Recipe) -> list[object]:
+    """Return what of the recipe decides which packages make the bootfs."""
+    assert recipe.boot is not None
+    boot = recipe.boot
+    return [str(boot.kernel), boot.loader, boot.initramfs, boot.firmware, str(boot.rootfs), "iso" in recipe.outputs]
+
+
+def _answered(
+    recipe: Recipe, architecture: str, universe: Universe, asked: Request, parent: str, key: str
+) -> decided.Answer:
+    """Resolve; raises ResolutionError, LockError. parent: digest of the image that the root is, or stands on."""
+    from mkroot.resolve.resolver import beside, resolve
+
+    resolution = resolve(universe, asked)
+    files, tools = _boot_packages(recipe, architecture, universe)
+    foreign = recipe.boot is not None and parent and recipe.boot.rootfs != "own"
+    kernel = str(recipe.boot.kernel) if recipe.boot is not None and foreign else ""
+    extra = beside(universe, asked, resolution, files, tools, kernel)
+    return decided.Answer(key=key, root=lock_root(resolution, extra, parent), notes=tuple(resolution.notes))
 
 
 def _boot_packages(recipe: Recipe, architecture: str, universe: Universe) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -215,28 +185,9 @@ def locked(recipe: Recipe, found: Mapping[str, Found]) -> Lock:
                 allow_expired=suite.expired,
                 snapshot=str(recipe.snapshot or "") if suite.source == recipe.distro else "",
             )
-    roots: dict[str, LockedRoot] = {a: lock_root(f.resolution, f.beside, f.parent) for a, f in found.items()}
+    roots = {architecture: one.root for architecture, one in found.items()}
     return Lock(
         recipe=digest(recipe),
         sources=tuple(LockedSource(id=i, suites=tuple(s.values())) for i, s in sources.items()),
         architectures=roots,
     )
-
-
-def check_limits(recipe: Recipe, root: LockedRoot) -> None:
-    """Raise ResolutionError where the packages are more than the recipe's `limits` allow, naming those to blame."""
-    limits = recipe.limits
-    if limits.packages is not None and len(root.packages) > limits.packages:
-        late = [p for p in root.packages if p.stage == "include"] or list(root.packages)
-        lines = [f"  {p.name}: {p.why}" for p in late[:15]]
-        raise ResolutionError(
-            f"{len(root.packages)} packages are more than `limits.packages: {limits.packages}`; the recipe's own are\n"
-            + "\n".join(lines),
-            hint="`mkroot why RECIPE PACKAGE` tells the chain of any of them",
-        )
-    total = sum(p.installed_size for p in root.packages) * 1024
-    if limits.rootfs is not None and total > limits.rootfs * 4:
-        raise ResolutionError(
-            f"the packages say that they take {total >> 20} MiB, far over `limits.rootfs`",
-            hint="`mkroot size RECIPE` tells where the bytes come from",
-        )

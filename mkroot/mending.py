@@ -8,7 +8,6 @@ from typing import TypeVar
 from mkroot.progress import Progress
 from mkroot.store.damage import DamageError
 from mkroot.store.store import Store
-from mkroot.store.verify import discard, torn
 
 T = TypeVar("T")
 LIMIT = 50  # entries that one build mends: with more of them the disk is not to be trusted
@@ -25,6 +24,8 @@ def mending(store: Store, progress: Progress, work: Callable[[], T]) -> T:
         try:
             return work()
         except DamageError as e:
+            from mkroot.store.verify import discard, torn
+
             if len(met) >= LIMIT or any(e.entry == before.entry for before in met):
                 raise
             if not met:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from mkroot.archive.address import Address
-from mkroot.archive.download import Wanted, fetch
+from mkroot.archive.download import Arrival, Wanted, fetch
 from mkroot.archive.http import Http
 from mkroot.progress import Progress
 from mkroot.store.layer import Layer, LayerStore, frame_key
@@ -24,13 +25,15 @@ from mkroot.store.writer import Chown
 class Item(msgspec.Struct, frozen=True, kw_only=True):
     """A package to have in the store.
 
-    address: where it is; None for a local one, which is in the store already. first: needed before the others.
+    address: where it is; None for a local one, which is in the store already. first: needed before the others; soon:
+    needed next, for the stage that is configured while the rest is unpacked.
     """
 
     expected: Expected
     address: Address | None
     size: int
     first: bool = False
+    soon: bool = False
 
     @property
     def sha256(self) -> str:
@@ -87,7 +90,7 @@ class Supply:
         self._done = not self._items
         if self._done:
             return
-        self._pool = Unpackers(self._store, chown)
+        self._pool = Unpackers(self._store, chown, timing=progress.spans)
         layers.missing = self.finish
         self._thread = threading.Thread(target=self._run, daemon=True, name="mkroot-supply")
         self._thread.start()
@@ -103,14 +106,16 @@ class Supply:
                     self._note([(item.sha256, self._layers.load(layer_key(item.sha256)))])
                 else:
                     self._put(item, None)
-            for group in ([i for i in left if i.first], [i for i in left if not i.first]):
+            for turn in ((True, False), (False, True), (False, False)):
+                group = [i for i in left if (i.first, i.soon) == turn]
                 wanted = []
                 for item in group:
                     if item.address is None:
                         self._put(item, self._store.path("debs", item.sha256))
                     else:
                         wanted.append(Wanted(name=item.shown, address=item.address, sha256=item.sha256, size=item.size))
-                for job, path in fetch(self._store, wanted, http=self._http, offline=self._offline):
+                arrived = partial(_arrived, self._progress)
+                for job, path in fetch(self._store, wanted, http=self._http, offline=self._offline, arrived=arrived):
                     if self._counting:
                         self._progress.advance(job.size, job.name)
                     self._put(by_digest[job.sha256], path)
@@ -122,6 +127,9 @@ class Supply:
                 self._changed.notify_all()
 
     def _put(self, item: Item, deb: Path | None) -> None:
+        if deb is not None:
+            key = layer_key(item.sha256)
+            self._layers.made.update(frame_key(key, codec) for codec in ("zstd", *self._codecs))
         self._pool.put(Job(item.expected, deb, self._trees, self._codecs))
         self._note(self._pool.done(0))
 
@@ -175,6 +183,15 @@ class Supply:
             self._pool.stop()
 
 
+def _arrived(progress: Progress, one: Arrival) -> None:
+    """Count what was fetched; called from several threads, so in a way that no thread can come between."""
+    if one.fetched:
+        progress.arrived.append(one.wanted.size)
+    if progress.spans is not None:
+        kind = "fetch" if one.fetched else "check"
+        progress.spans.note("network", kind, one.wanted.name.partition(" ")[0], one.begin, one.wanted.size)
+
+
 @contextlib.contextmanager
 def supplied(
     layers: LayerStore,
@@ -212,14 +229,13 @@ def files(
     try:
         with progress.step("fetch", sum(i.size for i in items), "B") as step:
             step.result = f"{len(items)} packages"
-            for job, _ in fetch(store, wanted, http=http, offline=offline):
+            for job, _ in fetch(store, wanted, http=http, offline=offline, arrived=partial(_arrived, progress)):
                 progress.advance(job.size, job.name)
     finally:
         http.close()
     return [store.path("debs", i.sha256) for i in items]
 
 
-def load(store: Store, items: Iterable[Item]) -> list[Layer]:
+def load(layers: LayerStore, items: Iterable[Item]) -> list[Layer]:
     """Return the layers of packages that the store has, named as the lock names them; raises StoreError."""
-    layers = LayerStore(store)
     return [layers.load(layer_key(i.sha256)) for i in items]

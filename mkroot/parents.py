@@ -16,8 +16,9 @@ from mkroot.errors import ImageError, LockError
 from mkroot.oci.build import platform_of
 from mkroot.oci.model import INDEXES, Descriptor
 from mkroot.oci.store import Image, ImageStore, platforms_of
-from mkroot.progress import Progress
+from mkroot.progress import Following, Progress
 from mkroot.recipe.model import Recipe
+from mkroot.recipe.standing import installs, key_of, reference_of
 from mkroot.resolve.request import Request
 from mkroot.rootfs import onto
 from mkroot.rootfs.dpkg import STATUS
@@ -30,25 +31,8 @@ from mkroot.store.trees import Trees
 
 INSTALLED = ("installed", "triggers-pending", "triggers-awaited")  # states in which a package serves (dpkg(1))
 GONE = ("not-installed", "config-files")
+INSTALLING = "install"  # what the step is called
 EXPANSION = 4  # how many times its compressed size an image may take unpacked, where memory is reckoned
-
-
-def stands_on(recipe: Recipe) -> bool:
-    """Tell whether a recipe installs on top of an image."""
-    return str(recipe.image.parent) != "none"
-
-
-def reference_of(recipe: Recipe) -> str:
-    """Return the reference of the image that the recipe's root is or stands on; "" where it is made of packages."""
-    if stands_on(recipe):
-        return str(recipe.image.parent)
-    root = "own" if recipe.boot is None else str(recipe.boot.rootfs)
-    return "" if root == "own" else root.removeprefix("image:")
-
-
-def key_of(recipe: Recipe) -> str:
-    """Return the key of the recipe that names the image."""
-    return "image.from" if stands_on(recipe) else "boot.rootfs"
 
 
 def parent(store: Store, recipe: Recipe, architecture: str) -> Image | None:
@@ -89,11 +73,6 @@ def _fitting(image: Image, recipe: Recipe, architecture: str) -> Image:
             where=key_of(recipe),
         )
     return image
-
-
-def installs(recipe: Recipe) -> bool:
-    """Tell whether a recipe asks for any package."""
-    return recipe.packages.variant != "none" or bool(recipe.packages.include) or recipe.boot is not None
 
 
 def over(request: Request, recipe: Recipe, tree: Tree) -> Request:
@@ -175,10 +154,8 @@ def install(
     newest = max(p.layer.date for p in given)
     environment = rooting.environment_of(recipe)
     epoch = newest if date is None else date
-    with progress.step("install", len(given), "packages") as step:
+    with progress.step(INSTALLING, len(given), "packages") as step:
         step.cached = layers.has(onto.install_key(root.key, [p.layer.key for p in given], epoch, environment))
         step.result = f"{len(given)} packages"
-        root = onto.install(
-            layers, identity, trees, root, given, epoch, environment, note=lambda name: progress.advance(1, name)
-        )
+        root = onto.install(layers, identity, trees, root, given, epoch, environment, note=Following(progress))
     return root, newest

@@ -18,11 +18,61 @@ class Step(msgspec.Struct, frozen=True):
     note: str
 
 
+class Span(msgspec.Struct, frozen=True):
+    """A piece of work. lane: who did it. kind: what work it was; name: upon what. size: bytes, 0 where it has none.
+
+    begin, end: seconds by the monotonic clock, which is one for all processes of a machine.
+    """
+
+    lane: str
+    kind: str
+    name: str
+    begin: float
+    end: float
+    size: int = 0
+
+
+class Spans(list[Span]):
+    """Collects spans, from several threads."""
+
+    def note(self, lane: str, kind: str, name: str, begin: float, size: int = 0) -> None:
+        """Add one that ends now."""
+        self.append(Span(lane, kind, name, begin, time.monotonic(), size))
+
+
+class Following:
+    """Follows scripts that run one after the other: called with what begins, and with "" when the last one has ended.
+
+    A step that counts packages counts those whose last script begins: `NAME postinst` and `NAME triggers`.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._what = ""
+        self._begin = 0.0
+
+    def __call__(self, what: str) -> None:
+        """Note that a script begins, and that the one before has ended."""
+        if self._what and self._progress.spans is not None:
+            self._progress.spans.note("scripts", "script", self._what, self._begin)
+        self._what, self._begin = what, time.monotonic()
+        if what:
+            self._progress.advance(int(what.endswith((" postinst", " triggers"))), what)
+
+
 class Progress:
-    """Receives a build's steps; this one keeps them and shows nothing."""
+    """Receives a build's steps; this one keeps them and shows nothing.
+
+    spans: set before a build begins, takes what was done when; None, as by default: nobody measures it. arrived: bytes
+    of each package that was fetched.
+    """
+
+    MAIN = "main"  # the lane of the process that builds
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.spans: Spans | None = None
+        self.arrived: list[int] = []
         self.cached = False
         self.result = ""
 
@@ -40,7 +90,19 @@ class Progress:
         finally:
             step = Step(name, time.monotonic() - start, self.cached, self.result)
             self.steps.append(step)
+            if self.spans is not None:
+                self.spans.note(self.MAIN, "step", name, start)
             self.end(step)
+
+    @contextmanager
+    def timed(self, kind: str, name: str, lane: str = MAIN) -> Iterator[None]:
+        """Frame a piece of work that is no step of its own, for `spans`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            if self.spans is not None:
+                self.spans.note(lane, kind, name, start)
 
     def begin(self, name: str, total: int | None, unit: str) -> None:
         """A step begins; `total` units are to come, None where that is not known."""

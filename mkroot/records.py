@@ -63,6 +63,17 @@ def recall(store: Store, digest: str) -> Record | None:
         raise StoreError(f"a damaged store entry: {e}", where=str(path), hint="build the recipe again") from e
 
 
+def pass_on(store: Store, record: Record, digest: str) -> None:
+    """Keep a root's record for another image of it, unless that has one; raises StoreError.
+
+    The record of the build does not go along: it tells of the image that the build made.
+    """
+    path = store.path(KIND, digest.removeprefix("sha256:"))
+    if not path.exists():
+        with store.writing(KIND, path.name, sync=False) as aside:
+            aside.write_bytes(sealed(msgspec.msgpack.encode(msgspec.structs.replace(record, provenance=b""))))
+
+
 def tree_of(layers: LayerStore, record: Record) -> Tree:
     """Return a recorded root's tree; raises StoreError where a layer is gone."""
     root = Root(key="", tree=Tree(layers.read), architecture=record.architecture)

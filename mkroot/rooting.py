@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,18 +14,17 @@ import msgspec
 import mkroot
 from mkroot.digest import sha256
 from mkroot.errors import SandboxError
-from mkroot.progress import Progress
+from mkroot.progress import Following, Progress
 from mkroot.recipe.model import Hook, Recipe
 from mkroot.recipe.normal import plain
 from mkroot.rootfs import appliance as appliances
 from mkroot.rootfs import causes, dpkg, machine
 from mkroot.rootfs import customise as customising
 from mkroot.rootfs.appliance import Appliance, prepare_appliance
-from mkroot.rootfs.apt_sources import Source, write_apt_sources
+from mkroot.rootfs.apt_sources import write_apt_sources
 from mkroot.rootfs.assembly import Assembly
 from mkroot.rootfs.capture import COARSE, Event, capture
 from mkroot.rootfs.identity import SINGLE, Identity
-from mkroot.rootfs.inputs import Inputs
 from mkroot.rootfs.memo import Memo, mostly_known
 from mkroot.rootfs.merge import alias_links
 from mkroot.rootfs.parts import cut
@@ -41,9 +41,11 @@ from mkroot.store.trees import Trees
 from mkroot.tar.entry import DIR, FILE, HARDLINK
 
 if TYPE_CHECKING:
+    from mkroot.additions import Inside
     from mkroot.rootfs.static.configure import StaticReport
 
 AUTO, RUN, FOLLOW = "auto", "run", "follow"  # of `configured`
+CONFIGURING = "configure "  # what the steps are called that configure packages
 FORMAT = "1"  # of what this module does; part of the keys of what it stores
 Origins = Mapping[str, str]
 Notes = Sequence[str]
@@ -58,20 +60,6 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     text: bytes = b""
     network: bool = False
     cwd: str = "/"
-
-
-class Inside(msgspec.Struct, frozen=True, kw_only=True):
-    """What a root is made of beside its packages.
-
-    inputs: the recipe's local files. hooks: their texts, as the recipe orders them. sources: apt's, for the image.
-    key: the archive's keys, where the image must be given them. automatic: packages that are there for others' sake.
-    """
-
-    inputs: Inputs
-    hooks: tuple[bytes, ...] = ()
-    sources: tuple[Source, ...] = ()
-    key: bytes | None = None
-    automatic: tuple[tuple[str, str], ...] = ()
 
 
 def empty_root(layers: LayerStore, architecture: str, key: str = "") -> Root:
@@ -134,7 +122,7 @@ def configured(
     of one that the store has made before; RUN, never; FOLLOW, always.
     """
     for stage in todo:
-        with progress.step(f"configure {stage.name}", len(stage.packages), "packages") as p:
+        with progress.step(f"{CONFIGURING}{stage.name}", len(stage.packages), "packages") as p:
             p.cached = layers.has(stage_key(root.key, stage))
             p.result = f"{len(stage.packages)} packages"
             memo = scripts == FOLLOW or (
@@ -154,9 +142,7 @@ def configured(
                     if told is not None:
                         told(f"stage {name}: {line}")
 
-            root = configure(
-                layers, identity, trees, root, stage, lambda name: progress.advance(1, name), memo=memo, told=ran
-            )
+            root = configure(layers, identity, trees, root, stage, Following(progress), memo=memo, told=ran)
     return root
 
 
@@ -203,10 +189,12 @@ def run(
     scripts: Sequence[Script],
     name: str,
     epoch: int,
+    note: Callable[[str], None] = lambda what: None,
 ) -> Root:
     """Run scripts in the image and keep what they wrote; raises SandboxError naming the one that failed.
 
-    The result is taken from the store where the same scripts ran on the same root, but for scripts with network.
+    note: called with each script that begins, and with "" when the last one has ended. The result is taken from the
+    store where the same scripts ran on the same root, but for scripts with network.
     """
     if not scripts:
         return root
@@ -220,9 +208,11 @@ def run(
         with top.mounted(root) as at:
             for script in scripts:
                 events.append(Event(time.clock_gettime(COARSE), script.origin))
+                note(script.shown)
                 with Sandbox(at, identity=identity, epoch=epoch, network=script.network) as box:
                     done = box.run(list(script.argv) or ["/bin/sh", "-e"], stdin=script.text or None, cwd=script.cwd)
                     top.owners |= box.owners()
+                note("")
                 if done.returncode:
                     tail = done.output.decode("utf-8", "backslashreplace").strip().splitlines()[-12:]
                     raise SandboxError(
@@ -262,7 +252,9 @@ def finished(
     appliance: of a root that is an image's, which a machine is to run.
     """
     with progress.step("customise") as step:
-        root = run(layers, identity, trees, root, _hooks(recipe, inside.hooks, "configured"), "hooks configured", epoch)
+        note = Following(progress)
+        hooks = partial(_hooks, recipe, inside.hooks)
+        root = run(layers, identity, trees, root, hooks("configured"), "hooks configured", epoch, note)
         commands: list[Script] = []
 
         def runs(programs: Sequence[Command]) -> list[Script]:
@@ -287,8 +279,8 @@ def finished(
         if step.cached and recipe.config.locale:  # its commands are not in the layer
             commands.extend(runs(customising.commands(root.tree, recipe.config)))
         root = save(layers, root, key, "config", config)
-        root = run(layers, identity, trees, root, commands, "config commands", epoch)
-        root = run(layers, identity, trees, root, _hooks(recipe, inside.hooks, "final"), "hooks final", epoch)
+        root = run(layers, identity, trees, root, commands, "config commands", epoch, note)
+        root = run(layers, identity, trees, root, hooks("final"), "hooks final", epoch, note)
 
         def trimmed(tree: Tree) -> tuple[Origins, Notes]:
             done = trim(tree, recipe.trim)
@@ -333,7 +325,7 @@ def unscripted(
     how: "none", packages stay unpacked as dpkg's database says; "static", mkroot makes the few things that matter.
     date: seconds, where SOURCE_DATE_EPOCH says one.
     """
-    with progress.step(f"configure {how}") as step:
+    with progress.step(f"{CONFIGURING}{how}") as step:
         root = unpacked(root, packages)
 
         def configure(tree: Tree) -> tuple[Origins, Notes]:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mkroot import making, packages, rooting
+from mkroot import assembling, packages, rooting
 from mkroot.boot.cmdline import completed
 from mkroot.boot.kernel import find_kernel, unassisted
 from mkroot.boot.machine import machine_of
+from mkroot.origins import origin
 from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe
 from mkroot.resolve.lock import LockedRoot
 from mkroot.resolve.resolver import KERNELS
-from mkroot.sources import origin
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
 from mkroot.store.writer import Chown
@@ -50,7 +50,7 @@ def unaided(
     if boot is None or boot.initramfs != "none":
         return None
     wanted = tuple(p for p in (*locked.packages, *locked.beside) if p.name.startswith(KERNELS))
-    items = making.wanted_items(store, recipe, wanted, origin(recipe, architecture, options.mirror, environ))
+    items = assembling.wanted_items(store, recipe, wanted, origin(recipe, architecture, options.mirror, environ))
     layers = LayerStore(store)
     missing = packages.absent(store, items, None)
     with packages.supplied(layers, missing, None, (), Chown(), environ, options.offline, progress) as supply:

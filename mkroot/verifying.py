@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import mkroot
-from mkroot import locking, making, parents
+from mkroot import lockfile, making, parents
 from mkroot.archive import address
 from mkroot.archive.mirror import SECURITY
 from mkroot.artifact.contrast import json_difference
@@ -27,12 +27,12 @@ from mkroot.digest import sha256, sha256_file
 from mkroot.errors import ArtifactError, LockError, MkrootError
 from mkroot.oci.contrast import difference
 from mkroot.oci.store import ImageStore
+from mkroot.origins import origin
 from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.normal import digest as recipe_digest
 from mkroot.resolve.lock import Lock
 from mkroot.rootfs.identity import Identity
-from mkroot.sources import origin
 from mkroot.store.store import Store, default_root
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ def verify(
     where there is nothing to verify: no lock, no artifacts, no record.
     """
     wanted = open_recipe(recipe, options)
-    path = locking.lock_path(recipe)
+    path = lockfile.lock_path(recipe)
     if path is None:
         raise LockError("a recipe from standard input has no lock", hint="write it to a file")
-    lock = locking.read_lock(path)
+    lock = lockfile.read_lock(path)
     if lock is None:
         raise LockError(
             "there is no lock, and only what was built from one can be built again",
@@ -123,7 +123,7 @@ def _verified(
     if faults:
         checked, more = _against_record(folder, statement)
         return _result(recipe, architecture, checked, [*faults, *more], notes, again=False)
-    locking.check_fresh(lock, recipe, shown, path)
+    lockfile.check_fresh(lock, recipe, shown, path)
     with _fresh(store) as place:
         again = Store(place / "store")
         _lend(store, again, recipe, lock, architecture, offline=options.offline)

@@ -7,8 +7,9 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from mkroot.errors import MirrorError, masked_address, printable
 
@@ -16,8 +17,7 @@ SCHEMES = ("http", "https", "file")
 _BAD = re.compile(r"[\x00-\x20\x7f\\<>\"]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Where an archive or one of its files is.
 
     url: without user, password or trailing slash; safe to show.
@@ -25,11 +25,14 @@ class Address:
     """
 
     url: str
-    user: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
+    user: str = ""
+    password: str = ""
 
     def __str__(self) -> str:
         return self.url
+
+    def __repr__(self) -> str:
+        return f"Address(url={self.url!r})"
 
     @property
     def scheme(self) -> str:

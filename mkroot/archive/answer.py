@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mkroot.archive.address import Address
 from mkroot.errors import MirrorError
@@ -25,8 +26,7 @@ class CancelledError(MirrorError):
     """The work was given up on purpose: another transfer failed, or the user asked for it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meta:
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer says of itself: its size where it tells, and what a conditional request may refer to."""
 
     size: int | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mkroot.archive import keyring
 from mkroot.archive.address import Address, parse, with_credentials
@@ -17,8 +18,7 @@ _NAMED = re.compile(r"/usr/share/keyrings/[a-z]+-archive-[a-z-]+\.(gpg|pgp|asc)\
 _POCKETS = ("-updates", "-security", "-backports", "-proposed", "-proposed-updates", "-debug")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One enabled binary source of apt: an address with the suites and components taken from it.
 
     signed_by: as written: paths, fingerprints or a key block; "" where apt's trusted keys apply.
@@ -109,8 +109,7 @@ def _fields(stanza: str) -> dict[str, str]:
     return fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(msgspec.Struct, frozen=True, kw_only=True):
     """What the host says of itself: its distribution's id (os-release(5)), release name, and architecture."""
 
     distro: str
@@ -145,8 +144,7 @@ def host(root: Path) -> Host:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, kw_only=True):
     """The distribution's archive in the host's sources, and its security archive where that is named apart."""
 
     archive: Address

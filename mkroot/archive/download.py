@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mkroot.archive.address import Address
 from mkroot.archive.answer import CancelledError, WrongSizeError
@@ -25,8 +27,7 @@ TELL = 2.0  # seconds after which the user is told of the waiting
 LIMIT = 8 << 30  # bytes of a package, local ones included; Debian's largest has 1.5 GB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """A package to get.
 
     name: for messages: "bash 5.2.37-2 amd64".
@@ -43,6 +44,14 @@ class Wanted:
 Progress = Callable[[Wanted, int], None]  # the package, and how many bytes of it have arrived since the last call
 
 
+class Arrival(msgspec.Struct, frozen=True):
+    """A package that is there. fetched: it was not before. begin: when work on it began, by the monotonic clock."""
+
+    wanted: Wanted
+    fetched: bool
+    begin: float
+
+
 def fetch(
     store: Store,
     wanted: Sequence[Wanted],
@@ -50,13 +59,14 @@ def fetch(
     http: Http,
     offline: bool = False,
     progress: Progress | None = None,
+    arrived: Callable[[Arrival], None] | None = None,
     workers: int = WORKERS,
 ) -> Iterator[tuple[Wanted, Path]]:
     """Yield each package with its path in the store as soon as it is there, the largest ones begun first.
 
     What the store has is checked against its digest and used; a damaged entry is fetched anew. A package appears in
-    the store whole and verified, or not at all. progress is called from several threads; for a package that the
-    store had, once with its size.
+    the store whole and verified, or not at all. progress and arrived are called from several threads; progress for a
+    package that the store had once with its size, arrived once for each.
 
     Raises MirrorError where a package cannot be had (or with `offline` is not in the store), TrustError where its
     bytes are not the promised ones, StoreError. On an error, and when the iteration is given up, transfers under
@@ -67,7 +77,11 @@ def fetch(
     with _folder(store) as folder:
 
         def one(job: Wanted) -> Path:
-            return _one(store, job, http, offline, progress, folder)
+            begin = time.monotonic()
+            path, fetched = _one(store, job, http, offline, progress, folder)
+            if arrived is not None:
+                arrived(Arrival(job, fetched, begin))
+            return path
 
         yield from each(jobs, one, workers=workers, stop=http.stop)
 
@@ -82,7 +96,10 @@ def _folder(store: Store) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _one(store: Store, job: Wanted, http: Http, offline: bool, progress: Progress | None, folder: Path) -> Path:
+def _one(
+    store: Store, job: Wanted, http: Http, offline: bool, progress: Progress | None, folder: Path
+) -> tuple[Path, bool]:
+    """Return where a package is, and whether it had to be fetched."""
     if not is_sha256(job.sha256):
         raise TrustError(f"it is promised with the SHA-256 {job.sha256[:80]!r}, which is none", where=job.name)
     if not 0 < job.size <= LIMIT:
@@ -94,10 +111,10 @@ def _one(store: Store, job: Wanted, http: Http, offline: bool, progress: Progres
                 raise MirrorError(f"the store does not have {job.name}", hint="run once without `--offline`")
             with _turn(store, job, http):
                 if not _whole(path, job):
-                    return _transferred(store, job, http, progress, folder)
+                    return _transferred(store, job, http, progress, folder), True
         if progress:
             progress(job, job.size)
-        return path
+        return path, False
     except OSError as e:
         raise StoreError(
             f"{job.name} cannot be stored: {e.strerror}",
@@ -175,8 +192,7 @@ def _transfer(job: Wanted, aside: Path, http: Http, progress: Progress | None, f
     return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalDeb:
+class LocalDeb(msgspec.Struct, frozen=True, kw_only=True):
     """A package file of the user's own, in the store."""
 
     path: Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -77,8 +76,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     not_before: dict[tuple[str, str], int] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Obtained:
+class Obtained(msgspec.Struct, frozen=True, kw_only=True):
     """A suite's verified Release and what the lock keeps of it.
 
     keep: call it when the indices are there as well, and the store remembers the Release; before that, what the

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from mkroot.archive import armor
 from mkroot.archive.packets import MESSAGE, outermost
@@ -22,8 +23,7 @@ _HOST_NAMES = {
 _FINGERPRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyPart:
+class KeyPart(msgspec.Struct, frozen=True, kw_only=True):
     """A primary key or a subkey: its fingerprint, algorithm, size and creation time, as its packet says.
 
     bits: of the modulus, for RSA; 0 for others.
@@ -35,12 +35,11 @@ class KeyPart:
     created: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
+class Certificate(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One public key with its subkeys; `cert` is pysequoia's."""
 
     parts: tuple[KeyPart, ...]
-    cert: Any = field(compare=False, repr=False)
+    cert: Any
 
     @property
     def fingerprint(self) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from mkroot.archive import aptsources
+import msgspec
+
 from mkroot.archive.address import Address, parse, with_credentials
 from mkroot.archive.config import Config
 from mkroot.errors import MirrorError
@@ -15,8 +15,7 @@ from mkroot.errors import MirrorError
 SECURITY = "debian-security"  # the sibling archive that has Debian's security suites
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mirror:
+class Mirror(msgspec.Struct, frozen=True, kw_only=True):
     """A distribution's archive.
 
     origin: where the address came from, for messages: "--mirror", "the recipe", a file.
@@ -56,6 +55,8 @@ def mirror(
         if text:
             archive = with_credentials(parse(text, origin), root / "etc/apt")
             return Mirror(archive=archive, security=_security(distro, archive, config, root), origin=origin)
+    from mkroot.archive import aptsources
+
     found = aptsources.find(distro, architecture, root)
     if found is not None:
         security = found.security or _security(distro, found.archive, config, root)

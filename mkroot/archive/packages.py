@@ -7,8 +7,9 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mkroot.archive.address import Address
 from mkroot.archive.answer import NotFoundError, WrongSizeError
@@ -33,8 +34,7 @@ _REMOTE = (".zst", ".xz", ".gz", "")
 _LOCAL = ("", ".zst", ".gz", ".xz")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """An index to get: which suite lists it, its path without a compression's suffix, and what it is for."""
 
     source: Source

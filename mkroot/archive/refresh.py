@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mkroot.archive import packages
 from mkroot.archive.config import Config
@@ -20,8 +21,7 @@ from mkroot.store.store import Store
 WORKERS = 6  # at once; indices are unpacked as well, so that more than a few threads do not help
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refreshed:
+class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
     """Every index of the sources, in their order, and what the lock keeps of each suite."""
 
     indices: tuple[Index, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mkroot.archive import armor
 from mkroot.archive.keyring import Certificate, KeyPart, Keyring, fact, reason
@@ -21,8 +22,7 @@ _REVOCATIONS = {"KeyRevocation": "key", "SubkeyRevocation": "subkey"}
 _BINDINGS = ("GenericCertification", "PersonaCertification", "CasualCertification", "PositiveCertification")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signed:
+class Signed(msgspec.Struct, frozen=True, kw_only=True):
     """A text whose signature is good.
 
     text: the signed bytes and nothing else.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from mkroot.archive.address import Address, parse
 from mkroot.archive.config import Config
@@ -18,8 +19,7 @@ _SNAPSHOT = re.compile(r"\d{8}T\d{6}Z")
 _ROLLING = ("sid", "unstable", "experimental", "rc-buggy")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteSource:
+class SuiteSource(msgspec.Struct, frozen=True, kw_only=True):
     """One suite of an archive.
 
     name: as asked for: "trixie-security"; with a trailing slash it is a folder of a flat archive.
@@ -43,8 +43,7 @@ class SuiteSource:
         return self.archive if self.name in ("/", "./") else self.archive.join(self.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(msgspec.Struct, frozen=True, kw_only=True):
     """A repository that packages may come from.
 
     id: the distribution's name, or the id that the recipe gives.
@@ -126,8 +125,8 @@ def at_snapshot(source: Source, snapshot: str, templates: Sequence[tuple[SuiteSo
         text = pattern.replace("{archive}", archive)
         for mark in SNAPSHOT_MARKS:
             text = text.replace(mark, snapshot)
-        suites.append(replace(suite, archive=parse(text, "`[snapshots]`")))
-    return replace(source, suites=tuple(suites), snapshot=snapshot)
+        suites.append(msgspec.structs.replace(suite, archive=parse(text, "`[snapshots]`")))
+    return msgspec.structs.replace(source, suites=tuple(suites), snapshot=snapshot)
 
 
 def archive_name(source: Source, suite: SuiteSource) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mkroot.errors import ArtifactError
 
+MANY = 64  # files of a folder that are not waited for one by one
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
@@ -65,12 +68,43 @@ def copy_file(source: Path, target: Path, mode: int = 0o644) -> None:
 
 
 def settle(path: Path) -> None:
-    """Wait until a file's content is on the disk; raises OSError."""
+    """Wait until a file's content is on the disk, or that of every file below a folder; raises OSError.
+
+    For a folder of many files the whole file system is written out: one call, where each file's own would wait for the
+    journal once more.
+    """
+    if not path.is_dir():
+        _settle(path, os.fsync)
+        return
+    try:
+        files = [os.path.join(at, name) for at, _, names in os.walk(path, onerror=_raise) for name in names]
+        if len(files) <= MANY:
+            for file in files:
+                if stat.S_ISREG(os.lstat(file).st_mode):
+                    _settle(file, os.fsync)
+            return
+    except PermissionError:  # a root has files that their owner may not read
+        pass
+    _settle(path, _syncfs)
+
+
+def _settle(path: Path | str, sync: Callable[[int], None]) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
+
+
+def _syncfs(fd: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(fd) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 @contextlib.contextmanager

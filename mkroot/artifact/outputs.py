@@ -28,7 +28,7 @@ class Bench:
     """What the makers of one build share: the root, the folder they fill, and what is already made.
 
     folder: the artifacts go here. scratch: on the same file system, removed at the end; `shared` is for what several
-    makers need. Everything made is the same bytes whoever makes it.
+    makers need. written: the tar streams in the folder, by name. Everything made is the same bytes whoever makes it.
     """
 
     def __init__(self, assembly: Assembly, facts: Facts, folder: Path, tools: Tools, progress: Progress) -> None:
@@ -39,6 +39,7 @@ class Bench:
         self.tools = tools
         self.progress = progress
         self.shared: dict[str, object] = {}
+        self.written: dict[str, Blob] = {}
         self._streams: dict[tuple[object, ...], tuple[Path, Blob]] = {}
         self._entries: list[Entry] | None = None
         self._tree = ""
@@ -66,11 +67,16 @@ class Bench:
         if key in self._streams:
             source, blob = self._streams[key]
             copy_file(source, path)
-            return blob
+            return self._noted(path, blob)
         with open(path, "xb", buffering=0) as out:
             os.fchmod(out.fileno(), 0o644)
             blob = self.assembly.write(out, codec, None if whole else group, single_stream=single_stream)
         self._streams[key] = (path, blob)
+        return self._noted(path, blob)
+
+    def _noted(self, path: Path, blob: Blob) -> Blob:
+        if path.parent == self.folder:
+            self.written[path.name] = blob
         return blob
 
     def kept(self, parts: Sequence[object], path: Path, make: Callable[[], None]) -> None:
@@ -94,12 +100,16 @@ Maker = Callable[[Bench], Made | tuple[Made, ...]]
 
 
 class Outputs(Struct, frozen=True, kw_only=True):
-    """What was written: the folder, its artifacts in the order they were asked for, manifest, the record's bytes."""
+    """What was written: the folder, its artifacts in the order they were asked for, manifest, the record's bytes.
+
+    streams: the root's tar streams that are files of the folder, by name.
+    """
 
     folder: Path
     artifacts: tuple[Made, ...]
     manifest: Manifest
     provenance: bytes = b""
+    streams: Mapping[str, Blob] = {}
 
 
 def tree_digest(entries: Sequence[Entry]) -> str:
@@ -112,6 +122,11 @@ def tree_digest(entries: Sequence[Entry]) -> str:
             f"{e.sha256} {attributes}\0{e.path}\0{e.link}"
         )
     return "sha256:" + hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _settled(path: Path, progress: Progress) -> None:
+    with progress.timed("sync", path.name, "disk"):
+        settle(path)
 
 
 def write_outputs(
@@ -152,10 +167,7 @@ def write_outputs(
                 new = (result,) if isinstance(result, Made) else result
                 step.result = ", ".join(m.name for m in new)
             made += new
-            paths = (folder / m.name for m in new)
-            settled += [
-                settling.submit(settle, p) for p in paths if p.is_file()
-            ]  # a folder's digest tells of its files
+            settled += [settling.submit(_settled, folder / m.name, progress) for m in new]
         for action in before_swap:
             action(bench)
         remove(bench.scratch)
@@ -165,14 +177,15 @@ def write_outputs(
         )
         with HashedFile(folder / FILE_NAME) as f:
             f.write(encode(manifest))
-        settle(folder / FILE_NAME)
+        settled.append(settling.submit(_settled, folder / FILE_NAME, progress))
         record = b""
         if provenance is not None:
             record = encode_statement(provenance.statement(made, f.digest.removeprefix("sha256:")))
             with HashedFile(folder / RECORD_NAME) as f:
                 f.write(record)
-            settle(folder / RECORD_NAME)
-        for one in settled:
-            one.result()
+            settled.append(settling.submit(_settled, folder / RECORD_NAME, progress))
+        with progress.timed("settle", "outputs"):
+            for one in settled:
+                one.result()
     target = target_folder(out, facts.name, facts.architecture)
-    return Outputs(folder=target, artifacts=tuple(made), manifest=manifest, provenance=record)
+    return Outputs(folder=target, artifacts=tuple(made), manifest=manifest, provenance=record, streams=bench.written)

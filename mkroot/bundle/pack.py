@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 import mkroot
-from mkroot import additions, locking, making, packages, parents
+from mkroot import additions, assembling, lockfile, packages, parents
 from mkroot.build import open_recipe, placed, settled
 from mkroot.bundle.form import FILES_LIMIT, INDEX, SUFFIX, SUMS, Blob, Held, Index, Member, head, path_fault, sums
 from mkroot.digest import oci, sha256
 from mkroot.errors import ArtifactError, MkrootError, UsageError, masked
 from mkroot.oci.store import ImageStore
+from mkroot.origins import origin
 from mkroot.progress import Progress
 from mkroot.recipe.compose import Composition
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.normal import inputs
 from mkroot.resolve.lock import Lock
-from mkroot.sources import origin
 from mkroot.store.store import Store, default_root
 from mkroot.tar.entry import DIR, FILE, SYMLINK
 from mkroot.tar.write import END, padding
@@ -109,8 +109,8 @@ def _gathered(
         if locked.parent is not msgspec.UNSET or any(p.name == "apt" for p in locked.packages):
             mirror, security = additions.apt_mirror(recipe, where) if recipe.apt.mirror == "used" else ("", None)
             written = (mirror, security or "")
-        where = making.at_snapshot(store, recipe, where, options, environ, progress)
-        items = making.wanted_items(store, recipe, (*locked.packages, *locked.beside), where)
+        where = assembling.at_snapshot(store, recipe, where, options, environ, progress)
+        items = assembling.wanted_items(store, recipe, (*locked.packages, *locked.beside), where)
         paths = packages.files(store, items, environ, options.offline, progress)
         for item, path in zip(items, paths, strict=True):
             if item.address is not None:  # a local one is among the files
@@ -179,7 +179,7 @@ def _files(shown: str, recipe: Recipe, lock: Lock, options: Options) -> tuple[st
             add(member, content)
     at = place(os.path.basename(shown))
     data = lock.encode()
-    locked = locking.lock_path(at)
+    locked = lockfile.lock_path(at)
     assert locked is not None
     add(Member(path=str(locked), size=len(data), sha256=sha256(data)), data)
     members = tuple(found[path][0] for path in sorted(found))

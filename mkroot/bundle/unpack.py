@@ -25,8 +25,8 @@ from mkroot.recipe.compose import read_file
 from mkroot.recipe.load import load
 from mkroot.recipe.normal import inputs
 from mkroot.resolve.lock import decode_lock
-from mkroot.store.prune import remove
 from mkroot.store.store import Store, put
+from mkroot.store.use import remove
 from mkroot.tar.entry import DIR, FILE, SYMLINK
 from mkroot.tar.write import END, padding
 

@@ -6,14 +6,18 @@ import argparse
 import os
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from mkroot.cli.options import add_recipe_options, options_of, unsealed
 
 if TYPE_CHECKING:
-    from mkroot.build import Built, Options
+    from mkroot.build import Built, Options, Sources
+    from mkroot.cli.timings import Timings
     from mkroot.progress import Progress
     from mkroot.rootfs.identity import Identity
+    from mkroot.timings import Section
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +47,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     scripts.add_argument(
         "--follow-scripts", action="store_true", help="note each script's effects in a first build, too: slower now"
     )
+    parser.add_argument("--timings", metavar="FILE", help="write a page (HTML) that shows where the time went")
     add_recipe_options(parser)
     parser.set_defaults(run=run)
 
@@ -56,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
     from mkroot.cli.failure import tell
     from mkroot.cli.terminal import make_progress, print_json
-    from mkroot.store.prune import using
+    from mkroot.errors import MkrootError
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     options = options_of(
         args,
@@ -69,18 +75,27 @@ def run(args: argparse.Namespace) -> int:
         scripts="run" if args.rerun_scripts else "follow" if args.follow_scripts else "auto",
     )
     progress = make_progress()
-    built: list[tuple[str, Built]] = []
+    timings = _timings(args.timings, options, progress)
+    built: list[tuple[str, Built, Section | None]] = []
     failed: list[tuple[str, Exception]] = []
     status = 0
     with using(Store(default_root(dict(os.environ)))):
         for recipe in args.recipes:
+            timed: AbstractContextManager[list[Section]] = timings.of(recipe) if timings else nullcontext([])
             try:
-                built += _build(recipe, options, progress, identity, quiet=args.json, heading=len(args.recipes) > 1)
+                with timed as sections:
+                    made = _build(recipe, options, progress, identity, quiet=args.json, heading=len(args.recipes) > 1)
+                built += [(recipe, one, section) for one, section in zip_longest(made, sections)]
             except Exception as e:  # one recipe's failure, a fault of mkroot included, does not hide the others
                 status = max(status, tell(e))
                 failed.append((recipe, e))
+    if timings is not None:
+        try:
+            timings.write()
+        except MkrootError as e:
+            status = max(status, tell(e))
     if args.json:
-        print_json({"builds": [_described(r, b) for r, b in built], "failed": [_failure(r, e) for r, e in failed]})
+        print_json({"builds": [_described(*one) for one in built], "failed": [_failure(r, e) for r, e in failed]})
     elif len(args.recipes) > 1:
         sys.stderr.write(_tally(args.recipes, failed))
     return status
@@ -88,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(
     recipe: str, options: Options, progress: Progress, identity: Identity, *, quiet: bool, heading: bool
-) -> list[tuple[str, Built]]:
+) -> tuple[Built, ...]:
     from mkroot.build import build
     from mkroot.cli.terminal import seconds
     from mkroot.errors import printable
@@ -103,7 +118,16 @@ def _build(
             _tell(one)
         if not all(one.unchanged for one in results):
             sys.stderr.write(f"{seconds(time.monotonic() - start)} in all\n")
-    return [(recipe, one) for one in results]
+    return results
+
+
+def _timings(given: str | None, options: Options, progress: Progress) -> Timings | None:
+    """Return what takes the builds' times, where they are wanted; raises UsageError, ArtifactError."""
+    if given is None:
+        return None
+    from mkroot.cli.timings import Timings
+
+    return Timings(given, options.out, progress)
 
 
 def _tags(given: list[str]) -> tuple[str, ...]:
@@ -144,9 +168,25 @@ def _tell(built: Built) -> None:
     cached = sum(step.cached for step in built.steps)
     state = "nothing changed" if built.unchanged else f"{cached} of {plural(len(built.steps), 'step')} cached"
     sys.stderr.write(f"{built.name} {built.architecture}: {plural(built.packages, 'package')}, {state}\n")
+    if built.sources is not None:
+        sys.stderr.write(_sources(built.sources))
     sys.stderr.flush()
     sys.stdout.write(table([(a.path, amount(a.size), a.digest) for a in built.artifacts], right=(1,)))
     sys.stdout.flush()
+
+
+def _sources(sources: Sources) -> str:
+    """Return the line that tells what came from where: what a mirror sent, and how much of the rest the store had."""
+    from mkroot.cli.terminal import amount
+
+    bytes_ = f" ({amount(sources.bytes)})" if sources.fetched else ""
+    parts = [f"packages: {sources.fetched} fetched{bytes_}, {sources.stored} cached"]
+    for name, count, stored in (
+        ("stages", sources.stages, sources.stages_stored),
+        ("frames", sources.frames, sources.frames_stored),
+    ):
+        parts += [f"{name}: {stored} of {count} cached"] if count else []
+    return "; ".join(parts) + "\n"
 
 
 def _tally(recipes: list[str], failed: list[tuple[str, Exception]]) -> str:
@@ -158,10 +198,15 @@ def _tally(recipes: list[str], failed: list[tuple[str, Exception]]) -> str:
     return f"{plural(good, 'recipe')} built, {len(failed)} failed{names}\n"
 
 
-def _described(recipe: str, built: Built) -> dict[str, object]:
+def _described(recipe: str, built: Built, section: Section | None) -> dict[str, object]:
     import msgspec
 
-    return {"recipe": recipe, **msgspec.to_builtins(built)}
+    found = {"recipe": recipe, **msgspec.to_builtins(built)}
+    if section is not None:
+        from mkroot.cli.timings import described
+
+        found["timings"] = described(section)
+    return found
 
 
 def _failure(recipe: str, error: Exception) -> dict[str, object]:

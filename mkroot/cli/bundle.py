@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.cli.streams import target
     from mkroot.cli.terminal import amount, make_progress, plural, print_json
     from mkroot.errors import UsageError
-    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     if is_bundle(args.recipe):
         raise UsageError(f"`{args.recipe}` is a bundle already", hint="name a recipe's file")

@@ -152,7 +152,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from itertools import chain
 
     from mkroot.cli.terminal import labelled, print_json
-    from mkroot.store.prune import sweep
+    from mkroot.store.use import sweep
     from mkroot.store.verify import mend, verify
 
     store = _store(True)

@@ -28,7 +28,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR as a Dockerfile has it; may be "
         "repeated",
     )
-    parser.add_argument("--compression", choices=("gzip", "zstd", "none"), default="gzip", help="default: gzip")
+    parser.add_argument(
+        "--compression", choices=("gzip", "zstd", "zstd:chunked", "none"), default="gzip", help="default: gzip"
+    )
     parser.set_defaults(run=run)
 
 

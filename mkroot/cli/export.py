@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.rootfs.identity import assume
     from mkroot.rootfs.upper import read_open
     from mkroot.sourcedate import source_date
-    from mkroot.store.prune import using
+    from mkroot.store.use import using
     from mkroot.tar.write import END
 
     latest = source_date(os.environ)

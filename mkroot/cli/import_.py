@@ -28,7 +28,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "repeated",
     )
     parser.add_argument("--arch", metavar="A", help="what it runs on; default: as its programs tell")
-    parser.add_argument("--compression", choices=("gzip", "zstd", "none"), default="gzip", help="default: gzip")
+    parser.add_argument(
+        "--compression", choices=("gzip", "zstd", "zstd:chunked", "none"), default="gzip", help="default: gzip"
+    )
     parser.set_defaults(run=run)
 
 

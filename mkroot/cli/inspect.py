@@ -93,6 +93,8 @@ def _image(images: ImageStore, image: Image) -> dict[str, object]:
     """Return an image in the words of `docker inspect`."""
     import msgspec
 
+    from mkroot.oci.validate import compression_of
+
     config = image.config
     return {
         "Id": image.id,
@@ -107,7 +109,14 @@ def _image(images: ImageStore, image: Image) -> dict[str, object]:
         "Config": msgspec.to_builtins(config.config) if config.config else {},
         "RootFS": {"Type": config.rootfs.type, "Layers": list(config.rootfs.diff_ids)},
         "Layers": [
-            {"Digest": layer.digest, "Size": layer.size, "MediaType": layer.media_type, "DiffId": diff_id}
+            {
+                "Digest": layer.digest,
+                "Size": layer.size,
+                "MediaType": layer.media_type,
+                "Compression": compression_of(layer),
+                "Annotations": layer.annotations,
+                "DiffId": diff_id,
+            }
             for layer, diff_id in zip(image.manifest.layers, config.rootfs.diff_ids, strict=True)
         ],
         "Annotations": image.manifest.annotations,

@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.build import lock
     from mkroot.cli.terminal import make_progress, plural, print_json
     from mkroot.resolve.lock import diff_locks
-    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     update = None if args.update is None else tuple(args.update)
     progress = make_progress(quiet=args.json or args.recipe == "-")

@@ -23,10 +23,9 @@ def roots(
     from mkroot.build import open_recipe, searched
     from mkroot.cli.terminal import labelled, make_progress
     from mkroot.errors import LockError
-    from mkroot.locking import check_fresh, lock_path, read_lock
-    from mkroot.resolve.lock import lock_root
-    from mkroot.store.prune import using
+    from mkroot.lockfile import check_fresh, lock_path, read_lock
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     wanted = open_recipe(recipe, options)
     path = None if options.lock == "none" else lock_path(recipe)
@@ -45,5 +44,5 @@ def roots(
     store = Store(default_root(dict(environ)))
     with using(store):
         found = searched(store, wanted, options, environ, make_progress(quiet=True))
-    notes = tuple(dict.fromkeys(note for f in found.values() for note in f.resolution.notes))
-    return wanted, {a: lock_root(f.resolution, f.beside, f.parent) for a, f in found.items()}, notes
+    notes = tuple(dict.fromkeys(note for f in found.values() for note in f.notes))
+    return wanted, {a: f.root for a, f in found.items()}, notes

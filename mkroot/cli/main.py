@@ -30,6 +30,7 @@ COMMANDS = {
     "tag": ("tag", "give an image another name"),
     "rmi": ("rmi", "remove images"),
     "rebase": ("rebase", "put an image's own layers on a newer parent"),
+    "relayer": ("relayer", "cut and compress an image's layers in another way"),
     "login": ("login", "log in to a registry"),
     "logout": ("logout", "forget the login of a registry"),
     "push": ("push", "store an image in a registry"),

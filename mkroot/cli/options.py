@@ -126,8 +126,8 @@ def unsealed(recipe: str, options: Options) -> Iterator[tuple[str, Options]]:
     import msgspec
 
     from mkroot.bundle.unpack import opened
-    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     if options.lock == "none":
         raise UsageError("a bundle is built from its lock", hint="leave `--no-lock` out")

@@ -45,7 +45,7 @@ def _planned(args: argparse.Namespace, path: str, options: Options) -> int:
 
     from mkroot.cli.locked import roots as planned
     from mkroot.cli.terminal import print_json
-    from mkroot.locking import check_limits
+    from mkroot.limits import check_limits
 
     recipe, roots, notes = planned(path, options, os.environ)
     unaided = _unaided(options, recipe, roots)
@@ -77,8 +77,8 @@ def _unaided(options: Options, recipe: Recipe, roots: Mapping[str, LockedRoot]) 
     if recipe.boot is None or recipe.boot.initramfs != "none":
         return {}
     from mkroot.cli.terminal import make_progress
-    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
     from mkroot.unaided import unaided
 
     store = Store(default_root(os.environ))

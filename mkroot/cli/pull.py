@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.cli.remote import registry_of, remote
     from mkroot.cli.terminal import make_progress, print_json
     from mkroot.oci.registry.pull import pull
-    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     reference, wanted = remote(args.reference), wanted_of(args.arch, args.all_arch)
     store = Store(default_root(dict(os.environ)))

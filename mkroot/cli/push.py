@@ -9,6 +9,8 @@ from mkroot.cli.remote import add_remote_options
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
+    from mkroot.oci.model import CODECS
+
     parser = subparsers.add_parser(
         "push",
         help="store an image in a registry",
@@ -16,6 +18,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "architectures, all. Only what the registry lacks is sent. Prints the name with the digest.",
     )
     parser.add_argument("reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG]; `mkroot tag` gives such a name")
+    parser.add_argument(
+        "--compression", choices=tuple(CODECS), help="have every layer compressed so on the way; the image itself stays"
+    )
     parser.add_argument("--attach", action="store_true", help="with its bill of materials, and the record of its build")
     add_remote_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
@@ -32,15 +37,21 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.cli.terminal import make_progress, print_json
     from mkroot.oci.registry.push import push
     from mkroot.oci.store import ImageStore
-    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     reference = remote(args.reference)
     store = Store(default_root(dict(os.environ)))
     progress = make_progress()
-    with using(store), registry_of(reference.host, args, progress) as registry:
-        images = ImageStore(store)
+    images = ImageStore(store)
+    with using(store), registry_of(reference.host, args, progress) as registry, images.using():
         descriptor = images.find(str(reference))
+        if args.compression:
+            from mkroot.oci.relayer import Wish, relayer
+            from mkroot.store.layer import LayerStore
+
+            wish = Wish(compression=args.compression, whole=True)
+            descriptor = relayer(images, LayerStore(store), descriptor, wish, progress).descriptor
         artifacts = []
         if args.attach:
             from mkroot.oci.registry.attachments import attachments

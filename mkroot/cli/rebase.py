@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.rootfs.top import scratch
     from mkroot.sourcedate import source_date
     from mkroot.store.layer import LayerStore
-    from mkroot.store.prune import using
+    from mkroot.store.use import using
 
     identity = assume()
     images, image = the_image(args.image, args.arch)

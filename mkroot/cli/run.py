@@ -167,8 +167,8 @@ def _pull(args: argparse.Namespace) -> bool:
     from mkroot.errors import ImageError
     from mkroot.oci.reference import Reference
     from mkroot.oci.registry.pull import pull
-    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     try:
         reference = Reference.parse(args.reference)

@@ -79,7 +79,7 @@ def _of_recipe(args: argparse.Namespace) -> Bill:
     from mkroot.cli.options import options_of
     from mkroot.digest import oci, sha256
     from mkroot.errors import UsageError
-    from mkroot.locking import lock_path
+    from mkroot.lockfile import lock_path
     from mkroot.progress import Progress
     from mkroot.store.store import Store, default_root
 

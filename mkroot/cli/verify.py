@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     import msgspec
 
     from mkroot.cli.terminal import make_progress, print_json
-    from mkroot.store.prune import using
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
     from mkroot.verifying import verify
 
     options = options_of(args, out=Path(args.out))

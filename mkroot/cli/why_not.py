@@ -27,13 +27,15 @@ def run(args: argparse.Namespace) -> int:
     from mkroot.build import plan
     from mkroot.cli.terminal import make_progress, print_json
     from mkroot.resolve.explain import why_not
-    from mkroot.store.prune import using
+    from mkroot.resolve.resolver import resolve
     from mkroot.store.store import Store, default_root
+    from mkroot.store.use import using
 
     with using(Store(default_root(dict(os.environ)))):
         _, found = plan(args.recipe, options_of(args), os.environ, make_progress(quiet=True))
     report = {
-        a: why_not(f.archive.universe, f.resolution.request, f.resolution, args.package) for a, f in found.items()
+        a: why_not(universe := f.archive.universe(), f.request, resolve(universe, f.request), args.package)
+        for a, f in found.items()
     }
     if args.json:
         print_json(

@@ -39,13 +39,20 @@ class Deb(msgspec.Struct, frozen=True, kw_only=True):
 
     def content(self, stream: Stream, entry: Entry) -> bytes:
         """Return the content of the file whose entry was just yielded; raises PackageError."""
+        return b"".join(self.parts(stream, entry, entry.size))
+
+    def parts(self, stream: Stream, entry: Entry, step: int) -> Iterator[bytes]:
+        """Yield the content of the file whose entry was just yielded, `step` bytes at a time; raises PackageError."""
+        left = entry.size
         try:
-            content = stream.read(entry.size)
-            if len(content) != entry.size:
-                raise Corrupt("the tar stream is truncated")
+            while left:
+                part = stream.read(min(left, step))
+                if len(part) != min(left, step):
+                    raise Corrupt("the tar stream is truncated")
+                left -= len(part)
+                yield part
         except Corrupt as e:
             raise PackageError(f"the package is malformed in member {entry.path!r}: {e}", where=self.name) from e
-        return content
 
     def members(self, stream: Stream) -> Iterator[tuple[Entry, str]]:
         """Yield the data archive's members with their names as written; raises PackageError naming the member.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET, Struct
@@ -30,7 +30,10 @@ from mkroot.oci.model import (
     encode,
     timestamp,
 )
+from mkroot.rootfs.assembly import Group
+from mkroot.store.frame import levelled
 
+BUILT = "mkroot build"  # how the history of a build's layers begins
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TITLE = "org.opencontainers.image."
 
@@ -38,13 +41,15 @@ TITLE = "org.opencontainers.image."
 class ImageSettings(Struct, frozen=True, kw_only=True):
     """What the recipe says of the image; its key `image` has the meanings.
 
-    tags: references without digest. parent: what it stands on.
+    tags: references without digest. parent: what it stands on. level: of the compression; None is its default, 0 the
+    highest.
     """
 
     by: str = "single"
     budget: int = 10
     single_stream: bool = False
     compression: str = "gzip"
+    level: int | None = None
     cmd: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
@@ -96,16 +101,18 @@ def build_image(bench: Bench, settings: ImageSettings) -> Built:
     raw_sizes: list[int] = []
     history: list[History] = []
     created = timestamp(bench.epoch)
+    codec = levelled(settings.compression, settings.level)
     for group in bench.assembly.groups(settings.by, settings.budget):
         aside = bench.scratch / "layer"
-        blob = bench.stream(aside, settings.compression, group, single_stream=settings.single_stream)
+        blob = bench.stream(aside, codec, group, single_stream=settings.single_stream)
         bench.moved(aside, layout.path(blob.digest))
         media_type = LAYER + CODECS[settings.compression]
-        layers.append(Descriptor(media_type=media_type, digest=blob.digest, size=blob.size))
+        layers.append(
+            Descriptor(media_type=media_type, digest=blob.digest, size=blob.size, annotations=dict(blob.annotations))
+        )
         diff_ids.append(blob.diff_id)
         raw_sizes.append(blob.raw)
-        names = ", ".join(group.packages)
-        history.append(History(created, f"mkroot build {bench.facts.name}: {group.comment}", "", _cut(names)))
+        history.append(layer_history(bench.facts.name, group, created))
     labels = image_labels(bench, settings, created)
     history += [History(created, text, "", "", True) for text in _config_history(settings)]
     platform = platform_of(bench.facts.architecture)
@@ -211,7 +218,14 @@ def _environment(env: Mapping[str, str]) -> tuple[str, ...]:
     return (*own, *(f"{k}={env[k]}" for k in env))
 
 
-def _cut(names: str) -> str:
+def layer_history(name: str, group: Group, created: str) -> History:
+    """Return how a layer of what a build calls `name` came to be."""
+    return History(created, f"{BUILT} {name}: {group.comment}", "", cut_names(group.packages))
+
+
+def cut_names(packages: Sequence[str]) -> str:
+    """Return names in a line that is not too long."""
+    names = ", ".join(packages)
     return names if len(names) <= 2000 else names[:2000].rpartition(",")[0] + ", …"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from mkroot.oci.model import REF_NAME
 from mkroot.oci.store import Image, ImageStore, load_image, platforms_of
 
 
@@ -31,11 +32,13 @@ def descent(images: ImageStore) -> list[Kin]:
     """
     layout = images.layout()
     tags: dict[str, set[str]] = {}
-    found = {}
+    found: dict[str, Image] = {}
     for descriptor in layout.index().manifests:
+        name = descriptor.annotations.get(REF_NAME, "")
         for child in platforms_of(layout, descriptor):
-            tags.setdefault(child.digest, set()).update(images.references(descriptor.digest))
-            found[child.digest] = load_image(layout, child)
+            tags.setdefault(child.digest, set()).update({name} - {""})
+            if child.digest not in found:
+                found[child.digest] = load_image(layout, child)
     chains = {digest: image.config.rootfs.diff_ids for digest, image in found.items()}
 
     def rank(digest: str) -> tuple[int, str, str]:
@@ -44,13 +47,14 @@ def descent(images: ImageStore) -> list[Kin]:
     order = sorted(found, key=rank)
     below: dict[str, list[str]] = {}
     over: dict[str, str] = {}
-    for position, digest in enumerate(order):
-        chain = chains[digest]
-        parents = [o for o in order[:position] if chains[o] and chain[: len(chains[o])] == chains[o]]
-        if parents:
-            nearest = [o for o in parents if len(chains[o]) == len(chains[parents[-1]])]
+    seen: dict[tuple[str, ...], list[str]] = {}  # the images so far by their layers
+    for digest in order:
+        chain = tuple(chains[digest])
+        nearest = next((seen[chain[:n]] for n in range(len(chain), 0, -1) if chain[:n] in seen), None)
+        if nearest is not None:
             over[digest] = _maker(found, digest, nearest)
             below.setdefault(over[digest], []).append(digest)
+        seen.setdefault(chain, []).append(digest)
 
     def kin(digest: str) -> Kin:
         sizes = [layer.size for layer in found[digest].manifest.layers]

@@ -93,6 +93,19 @@ def damaged(path: Path) -> ImageError:
     )
 
 
+def own_history(former: Parent, image: Parent, count: int) -> list[dict[str, Any]]:
+    """Return the history of the layers above the former parent."""
+    told = former.history
+    if image.history[: len(told)] == told:
+        return image.history[len(told) :]
+    seen = 0
+    for n, line in enumerate(image.history):
+        if seen == count:
+            return image.history[n:]
+        seen += not line.get("empty_layer")
+    return []
+
+
 def execution(
     parent: Parent,
     *,

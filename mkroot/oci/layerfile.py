@@ -16,7 +16,7 @@ from msgspec import Struct
 from mkroot.artifact.files import HashedFile
 from mkroot.errors import ImageError
 from mkroot.oci.model import CODECS, LAYER, Descriptor
-from mkroot.store.frame import compressor, pieces_of
+from mkroot.store.frame import CHUNKED, compressor, family, pieces_of
 from mkroot.tar.entry import DIR, FILE, Entry, parent
 from mkroot.tar.write import END, header, padding
 
@@ -89,10 +89,17 @@ def write_layer(
 ) -> LayerFile:
     """Write a layer to a new file from the chunks of its tar stream.
 
-    compression: gzip, zstd or none. ended: the stream has its end mark already; it is added otherwise. quick:
-    compress for somebody who waits, by the level that takes half the time for a tenth more bytes. The bytes depend on
-    the stream alone, not on the number of processors. Raises OSError.
+    compression: gzip, zstd, zstd:chunked or none, or one of them at a level (`mkroot.store.frame.levelled`). ended: the
+    stream has its end mark already; it is added otherwise. quick: compress for somebody who waits, by the level that
+    takes half the time for a tenth more bytes. The bytes depend on the stream alone, not on the number of processors.
+    Raises ImageError for a stream that another program wrote and that is to be zstd:chunked, OSError.
     """
+    if family(compression) == CHUNKED:
+        from mkroot.oci.chunked import write_chunked
+
+        return write_chunked(
+            path, members if ended else _ended(members), _quick("zstd") if quick else compressor(compression)
+        )
     plain = hashlib.sha256()
     raw = 0
 
@@ -110,7 +117,7 @@ def write_layer(
     ):
         for data in packed:
             out.write(data)
-    descriptor = Descriptor(media_type=LAYER + CODECS[compression], digest=out.digest, size=out.size)
+    descriptor = Descriptor(media_type=LAYER + CODECS[family(compression)], digest=out.digest, size=out.size)
     return LayerFile(descriptor=descriptor, diff_id="sha256:" + plain.hexdigest(), raw=raw)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mkroot.digest import is_sha256
 from mkroot.errors import ImageError
 from mkroot.oci.model import DOCUMENT_LIMIT, LAYOUT, Descriptor, Index, IndexWritten, decode_index, encode
-from mkroot.store.replaced import replace
+from mkroot.store.replaced import aside_of, replace
 
 BLOBS = "blobs/sha256"
 MARK = "oci-layout"
@@ -101,10 +101,15 @@ class Layout:
         except OSError as e:
             raise ImageError(f"the index cannot be read: {e.strerror}", where=str(path)) from e
 
-    def write_index(self, manifests: Sequence[Descriptor]) -> None:
-        """Write the index, in one step where there is one already; raises OSError."""
+    @property
+    def cut_off(self) -> bool:
+        """Whether a write of the index was; the next one clears up."""
+        return aside_of(self.root / INDEX_FILE).exists()
+
+    def write_index(self, manifests: Sequence[Descriptor], *, sync: bool = True) -> None:
+        """Write the index, in one step where there is one already, with `sync` onto the disk; raises OSError."""
         index = self.root / INDEX_FILE
-        replace(index, encode(IndexWritten(manifests=tuple(as_written(d) for d in manifests))), 0o644)
+        replace(index, encode(IndexWritten(manifests=tuple(as_written(d) for d in manifests))), 0o644, sync=sync)
 
 
 def as_written(descriptor: Descriptor) -> dict[str, object]:

@@ -20,7 +20,7 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 INDEXES = (INDEX, DOCKER_INDEX)
 MANIFESTS = (MANIFEST, DOCKER_MANIFEST)
 REF_NAME = "org.opencontainers.image.ref.name"
-CODECS = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}  # suffix of a layer's media type
+CODECS = {"gzip": "+gzip", "zstd": "+zstd", "zstd:chunked": "+zstd", "none": ""}  # suffix of a layer's media type
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 T = TypeVar("T")
 DOCUMENT_LIMIT = 4 << 20  # bytes of a manifest, index or config; registries refuse bigger ones
@@ -153,7 +153,13 @@ def oci_layer(descriptor: Descriptor) -> Descriptor:
     kind = descriptor.media_type
     if kind.startswith(DOCKER_LAYER):
         kind = LAYER + kind.removeprefix(DOCKER_LAYER).replace(".", "+")
-    return Descriptor(media_type=kind, digest=descriptor.digest, size=descriptor.size, urls=descriptor.urls)
+    return Descriptor(
+        media_type=kind,
+        digest=descriptor.digest,
+        size=descriptor.size,
+        annotations=descriptor.annotations,  # such as where the table of a zstd:chunked layer is
+        urls=descriptor.urls,
+    )
 
 
 def encode(document: object) -> bytes:

@@ -26,6 +26,13 @@ from mkroot.rootfs.assembly import Assembly
 KINDS = ("oci", "oci-archive", "docker-archive")
 
 
+class Issued(Outputs, frozen=True, kw_only=True):
+    """Outputs, and the image that reached the image store, under these tags in full; None where none did."""
+
+    image: Built | None = None
+    tags: tuple[str, ...] = ()
+
+
 def image_makers(settings: ImageSettings) -> dict[str, Maker]:
     """Return the makers of the image kinds."""
 
@@ -33,7 +40,7 @@ def image_makers(settings: ImageSettings) -> dict[str, Maker]:
         built = build_image(bench, settings)
         layout = Layout.create(bench.folder / "oci")
         link_blobs(built, layout)
-        layout.write_index([named(built.manifest, reference_of(settings, bench.facts.name))])
+        layout.write_index([named(built.manifest, reference_of(settings, bench.facts.name))], sync=False)
         return Made(kind="oci", name="oci", size=built.size, digest=built.manifest.digest)
 
     def make_oci_archive(bench: Bench) -> Made:
@@ -82,7 +89,7 @@ def write_build(
     makers: dict[str, Maker] | None = None,
     tools: Tools | None = None,
     progress: Progress | None = None,
-) -> Outputs:
+) -> Issued:
     """Make a build's artifacts, and fill the image store where the build has an `oci` output or tags.
 
     provenance: the record that stands beside the artifacts; None writes none.
@@ -96,8 +103,9 @@ def write_build(
 
     def keep(bench: Bench) -> None:
         if images is not None and ("oci" in kinds or settings.tags):
-            stored.append(build_image(bench, settings))
-            images.add_blobs(stored[0].layout, stored[0].blobs)
+            with bench.progress.timed("store", "the image"):
+                stored.append(build_image(bench, settings))
+                images.add_blobs(stored[0].layout, stored[0].blobs)
 
     every = {**root_makers(), **image_makers(settings), **(makers or {})}
     with contextlib.nullcontext() if images is None else images.using():
@@ -112,12 +120,14 @@ def write_build(
             progress=progress,
             before_swap=(keep,),
         )
+        tags = settings.tags or (reference_of(settings, facts.name),)
         for built in stored:
             siblings = [] if siblings is None else siblings
             siblings.append(built.manifest)
-            for tag in settings.tags or (reference_of(settings, facts.name),):
+            for tag in tags:
                 images.tag_platforms(siblings, Reference.parse(tag))  # type: ignore[union-attr]
-    return outputs
+    known = {name: getattr(outputs, name) for name in Outputs.__struct_fields__}
+    return Issued(**known, image=stored[0] if stored else None, tags=tags)
 
 
 def _normal(settings: ImageSettings) -> ImageSettings:

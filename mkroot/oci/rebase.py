@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from mkroot.errors import ImageError, SandboxError
-from mkroot.oci.inherit import BASE_DIGEST, OTHERS, Parent, parent_of
+from mkroot.oci.inherit import BASE_DIGEST, OTHERS, Parent, own_history, parent_of
 from mkroot.oci.layerfile import LayerFile, layer_members, write_layer
 from mkroot.oci.layers import image_root
 from mkroot.oci.model import CONFIG, MANIFEST, Descriptor, ManifestWritten, Platform, encode, oci_layer
@@ -229,7 +229,7 @@ def _joined(
     """Write config and manifest of the new image, and return its descriptor."""
     former, image, onto = parts
     created = max(str(p.document.get("created") or "") for p in (image, onto))
-    history = [*onto.history, *_own_history(former, image, count)]
+    history = [*onto.history, *own_history(former, image, count)]
     if extra is not None:
         comment = f"dpkg --configure: {', '.join(names)}" if names else "dpkg's database, merged"
         history.append({"created": created, "created_by": f"mkroot rebase on {onto.reference}", "comment": comment})
@@ -248,19 +248,6 @@ def _joined(
     of = stacked.config
     platform = Platform(architecture=of.architecture, os=of.os, variant=of.variant)
     return Descriptor(media_type=MANIFEST, digest=put.digest, size=put.size, platform=platform)
-
-
-def _own_history(former: Parent, image: Parent, count: int) -> list[dict[str, Any]]:
-    """Return the history of the layers above the former parent."""
-    told = former.history
-    if image.history[: len(told)] == told:
-        return image.history[len(told) :]
-    seen = 0
-    for n, line in enumerate(image.history):
-        if seen == count:
-            return image.history[n:]
-        seen += not line.get("empty_layer")
-    return []
 
 
 def inherited(old: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:

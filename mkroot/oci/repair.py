@@ -8,7 +8,7 @@ from mkroot.errors import ImageError
 from mkroot.oci.layout import INDEX_FILE
 from mkroot.oci.store import ImageStore
 from mkroot.oci.validate import verify
-from mkroot.store.prune import remove
+from mkroot.store.use import remove
 
 
 def index_fault(images: ImageStore) -> tuple[Path, str]:

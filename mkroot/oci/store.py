@@ -95,7 +95,7 @@ class ImageStore:
 
         with tempfile.TemporaryDirectory(dir=self.store.root / "tmp", prefix="images.") as folder:
             new = Path(folder) / "new"
-            Layout.create(new).write_index(())
+            Layout.create(new)  # the first image brings the index: an empty one that is torn would look like a loss
             os.rename(new, self.root)
 
     # Reading
@@ -321,9 +321,12 @@ class ImageStore:
         layout = self.layout()
         try:
             with self.store.lock("images", "index"):
-                manifests = list(layout.index().manifests)
+                before = list(layout.index().manifests)
+                manifests = list(before)
                 yield manifests
-                layout.write_index(sorted(manifests, key=lambda d: (d.annotations.get(REF_NAME, ""), d.digest)))
+                rows = sorted(manifests, key=lambda d: (d.annotations.get(REF_NAME, ""), d.digest))
+                if rows != before or layout.cut_off:
+                    layout.write_index(rows)
         except OSError as e:
             raise StoreError(f"the image store cannot be written: {e.strerror}", where=str(self.root)) from e
 

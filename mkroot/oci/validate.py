@@ -11,6 +11,8 @@ from mkroot.errors import Faults, ImageError, MkrootError
 from mkroot.oci.layout import Layout
 from mkroot.oci.model import DOCKER_LAYER, LAYER, Descriptor
 from mkroot.oci.store import load_image, platforms_of
+from mkroot.store.contents import PREFIX
+from mkroot.store.frame import CHUNKED
 from mkroot.tar.entry import DIR, HARDLINK, parent
 from mkroot.tar.read import entries
 from mkroot.tar.stream import ZSTD_STEP, Corrupt, Stream
@@ -31,6 +33,15 @@ def codec_of(media_type: str) -> str:
     if plain not in known:
         raise ImageError(f"a layer of an unknown kind: `{media_type}`")
     return known[plain]
+
+
+def compression_of(layer: Descriptor) -> str:
+    """Return how a layer is compressed as a recipe says it: "zstd:chunked" where it has a table of contents, too.
+
+    Raises ImageError for a kind that is not known.
+    """
+    codec = codec_of(layer.media_type)
+    return CHUNKED if codec == "zstd" and PREFIX + "manifest-checksum" in layer.annotations else codec
 
 
 def unpacked(path: Path, codec: str, inner: object = None) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from mkroot.recipe.booting import Boot, Disk, Test
-from mkroot.recipe.numbers import Mode, Size
+from mkroot.recipe.numbers import Level, Mode, Size
 from mkroot.recipe.part import Part, doc
 from mkroot.recipe.values import (
     MAX_ID,
@@ -260,7 +260,19 @@ class Image(Part, frozen=True, kw_only=True):
         Parent, doc("`none` makes a base image; a reference is built upon and its layers are kept.", "debian:trixie")
     ] = field(default=Parent("none"), name="from")
     layers: Annotated[Layers, doc("How it is cut into layers.")] = Layers()
-    compression: Annotated[Literal["gzip", "zstd", "none"], doc("How its layers are compressed.")] = "gzip"
+    compression: Annotated[
+        Literal["gzip", "zstd", "zstd:chunked", "none"],
+        doc("How its layers are compressed; with `zstd:chunked` podman fetches only the files that it lacks."),
+    ] = "gzip"
+    level: Annotated[
+        Level | None,
+        doc(
+            "How hard the compressor tries: gzip from 1 to 12, zstd from 1 to 19, or `best` for the highest. Left out, "
+            "it is a quick one. What is compressed is kept, so that a high level costs its time once for each package.",
+            "best",
+            9,
+        ),
+    ] = field(default=None, name="compression-level")
     cmd: Annotated[tuple[Text, ...], doc("The command that is run by default.", ["/bin/bash"])] = ()
     entrypoint: Annotated[tuple[Text, ...], doc("The command that `cmd` is handed to.", ["/usr/bin/app"])] = ()
     env: Annotated[Mapping[Variable, Text], doc("The environment of the command.", {"LANG": "C.UTF-8"})] = {}

@@ -1,4 +1,4 @@
-"""Modes, sizes and times of a recipe: numbers that are written as text."""
+"""Modes, sizes, levels and times of a recipe: numbers that are written as text."""
 
 from __future__ import annotations
 
@@ -66,6 +66,30 @@ class DiskSize(Size):
 
     def __str__(self) -> str:
         return super().__str__() if self else "minimal"
+
+
+class Level(int):
+    """How hard a compressor tries; 0 where it is to try its hardest."""
+
+    __slots__ = ()
+    pattern: ClassVar[str] = r"best|[1-9][0-9]?"
+    expected: ClassVar[str] = "`best` or a level such as `9`"
+    numbers: ClassVar[bool] = True
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the level that `text` says; raises Refused."""
+        if re.fullmatch(cls.pattern, text, re.ASCII) is None:
+            raise Refused(f"expected {cls.expected}")
+        return cls(0 if text == "best" else int(text))
+
+    @classmethod
+    def advice(cls, text: str) -> str:
+        """Return what to write in place of a number that is no level."""
+        return "the levels begin with 1, and `best` is the highest"
+
+    def __str__(self) -> str:
+        return str(int(self)) if self else "best"
 
 
 class Duration(int):

@@ -20,6 +20,7 @@ CODENAMES = {
     "ubuntu": ("xenial", "bionic", "focal", "jammy", "mantic", "noble", "oracular", "plucky", "questing", "resolute"),
 }
 SERIAL = ("ttyS", "ttyAMA", "hvc")  # consoles that are read from outside of a machine
+MOST = {"gzip": 12, "zstd": 19, "zstd:chunked": 19}  # the highest level of each compression
 BOOTING = frozenset({"bootfs", "uki", "disk.raw", "disk.qcow2", "iso"})
 
 
@@ -178,6 +179,22 @@ class Rules:
             self.fault(("image", "layers", "budget"), "a single layer needs no budget", "write `by: source`")
         if image.layers.single_stream and image.compression == "none":
             self.fault(("image", "layers", "single-stream"), "layers that are not compressed have no streams")
+        if image.layers.single_stream and image.compression == "zstd:chunked":
+            self.fault(
+                ("image", "layers", "single-stream"),
+                "a `zstd:chunked` layer has each file in a stream of its own",
+                "leave it out, or write `compression: zstd`",
+            )
+        if image.level is not None:
+            self._level(image.compression, image.level)
+
+    def _level(self, compression: str, level: int) -> None:
+        path: Path = ("image", "compression-level")
+        most = MOST.get(compression)
+        if most is None:
+            self.fault(path, "layers that are not compressed have no level", "write `compression: gzip`, or `zstd`")
+        elif level > most:
+            self.fault(path, f"{compression} has the levels 1 to {most}, not {level}", "`best` is the highest")
 
     def _boot(self) -> None:
         boot = self.recipe.boot

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from mkroot.errors import RecipeError
-from mkroot.rootfs.recorder import Recorder
-from mkroot.rootfs.tree import Tree
+
+if TYPE_CHECKING:
+    from mkroot.rootfs.recorder import Recorder
+    from mkroot.rootfs.tree import Tree
 
 SOURCES = "etc/apt/sources.list.d"
 KEYRINGS = "etc/apt/keyrings"
@@ -78,6 +81,8 @@ def write_apt_sources(
     """
     if not has_apt(tree):
         return {}
+    from mkroot.rootfs.recorder import Recorder
+
     recorder = Recorder(tree)
     for source in sources:
         with recorder.at(source.origin, key=source.origin.removeprefix("recipe: ")):

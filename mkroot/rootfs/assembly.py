@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import BinaryIO
@@ -16,12 +16,15 @@ from typing import BinaryIO
 import msgspec
 
 from mkroot.errors import RootfsError
-from mkroot.rootfs.joined import Blob, join, write_plain, write_single
+from mkroot.rootfs.joined import Blob, join, stream_digest, write_plain, write_single
 from mkroot.rootfs.tree import Tree
-from mkroot.store.frame import Frame, compressor, pieces_of, raw_pieces
+from mkroot.store.chunked import cut, packed, spans
+from mkroot.store.contents import Table, Tail, add_members
+from mkroot.store.damage import DamageError
+from mkroot.store.frame import CHUNKED, Frame, compressor, family, pieces_of, raw_pieces
 from mkroot.store.layer import NOW, LayerStore, contents, derived_key, survivors
 from mkroot.tar.entry import DIR, FILE, Entry, parent
-from mkroot.tar.write import END, header
+from mkroot.tar.write import END, header, padding
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -79,7 +82,7 @@ class Assembly:
         found = [self._time(n.entry) for n in self.tree.nodes.values() if n.entry.kind == DIR]
         for index, layer in enumerate(self.tree.layers):
             found.extend(self._time(entry) for entry, _ in survivors(layer, self._keep[index]))
-        found.sort(key=lambda e: e.path.split("/"))
+        found.sort(key=lambda e: e.path.replace("/", "\0"))  # folders before what they hold
         return found
 
     def read(self, path: str) -> bytes:
@@ -125,8 +128,7 @@ class Assembly:
             if layers[index].control:
                 by_source.setdefault(self.sources.get(layers[index].name, layers[index].name), []).append(index)
         size = {s: sum(e.size for i in found for e in layers[i].entries) for s, found in by_source.items()}
-        ranked = sorted(by_source, key=lambda s: (-size[s], s))
-        own = ranked if len(ranked) <= budget - 1 else ranked[: max(budget - 2, 0)]
+        ranked, own = ranking(size, budget)
         groups = [
             Group(s, tuple(layers[i].name for i in by_source[s]), tuple(by_source[s]), f"source package {s}", False)
             for s in own
@@ -189,20 +191,24 @@ class Assembly:
                     found.setdefault(e.path, self._time(e))
         return [found[p] for p in sorted(found)]
 
-    def _status_part(self, group: Group | None) -> bytes:
+    def _status_part(self, group: Group | None) -> list[tuple[Entry, bytes]]:
         """Return a group's own part of dpkg's database, which the last group's whole one replaces."""
         if group is None or group.rest or "var/lib/dpkg/status" not in self.tree.nodes:
-            return b""
+            return []
         names = {n.encode() for n in group.packages}
         stanzas = self.tree.read("var/lib/dpkg/status").split(b"\n\n")
         mine = [s for s in stanzas if s.partition(b"\n")[0].removeprefix(b"Package: ") in names]
         content = b"".join(s.strip(b"\n") + b"\n\n" for s in mine)
         entry = Entry("var/lib/dpkg/status", FILE, 0o644, mtime=self.epoch, size=len(content))
-        return header(entry) + content + bytes(-len(content) % 512)
+        return [(entry, content)]
+
+    def _head_members(self, group: Group | None) -> list[tuple[Entry, bytes]]:
+        """Return what stands before the frames: folders, marks, and a part of dpkg's database."""
+        empty = [(entry, b"") for entry in chain(self._folders(group), self._whiteouts(group))]
+        return [*empty, *self._status_part(group)]
 
     def _head(self, group: Group | None) -> bytes:
-        head = [*self._folders(group), *self._whiteouts(group)]
-        return b"".join(map(header, head)) + self._status_part(group)
+        return _stream(self._head_members(group))
 
     def _indices(self, group: Group | None) -> tuple[int, ...]:
         return tuple(range(len(self.tree.layers))) if group is None else group.layers
@@ -220,19 +226,61 @@ class Assembly:
     def write(self, out: BinaryIO, codec: str, group: Group | None = None, *, single_stream: bool = False) -> Blob:
         """Write a group's tar stream (the whole root: None) and return what it is.
 
-        codec: "zstd", "gzip" or "none". single_stream: one compressed stream instead of joined frames.
+        codec: "zstd", "zstd:chunked", "gzip" or "none". single_stream: one compressed stream instead of joined frames.
         Raises StoreError where the store is damaged, OSError where `out` cannot be written.
         """
         if codec == "none":
             return write_plain(out, self.raw(group))
         if single_stream:
             return write_single(out, codec, self.raw(group))
+        if family(codec) == CHUNKED:
+            return self._write_chunked(out, codec, group)
         compress = compressor(codec)
         head = [(compress(p), len(p)) for p in pieces_of(iter((self._head(group),))) if p]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the codecs run without the GIL
-            frames = list(pool.map(lambda i: self._frame(i, codec), self._indices(group)))
+        frames = self._frames(group, codec)
         end = compress(END)
-        return join(self.layers.store, out, codec, head, frames, end, stream=lambda: self._stream_key(group))
+        return join(
+            self.layers.store, out, codec, head, frames, end,
+            stream=lambda: self._stream_key(group), timing=self.layers.timing,
+        )  # fmt: skip
+
+    def _frames(self, group: Group | None, codec: str) -> list[Frame]:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the codecs run without the GIL
+            return list(pool.map(lambda i: self._frame(i, codec), self._indices(group)))
+
+    def _write_chunked(self, out: BinaryIO, codec: str, group: Group | None) -> Blob:
+        """Write frames in which each file can be found, and behind them the table that tells where."""
+        members = self._head_members(group)
+        compress = compressor(codec)
+        head = list(packed(cut((_stream(members),), spans(entry for entry, _ in members)), compress))
+        frames = self._frames(group, codec)
+        end = compress(END)
+
+        def tail() -> Tail:
+            table = Table()
+            add_members(table, (entry for entry, _ in members), [chunk for _, chunk in head], 0)
+            offset = sum(chunk.size for _, chunk in head)
+            for index, frame in zip(self._indices(group), frames, strict=True):
+                layer = self.tree.layers[index]
+                kept = (self._time(entry) for entry, _ in survivors(layer, self._kept(index)))
+                try:
+                    add_members(table, kept, frame.pieces, offset)
+                except ValueError as e:
+                    raise DamageError(e, frame.path) from None
+                offset += frame.size
+            return table.tail(offset + len(end))
+
+        return join(
+            self.layers.store, out, codec, [(data, chunk.raw) for data, chunk in head], frames, end,
+            stream=lambda: self._stream_key(group), tail=tail, timing=self.layers.timing,
+        )  # fmt: skip
+
+    def diff_id(self, group: Group | None = None) -> str:
+        """Return the digest of a group's uncompressed stream, known from an earlier write or made now.
+
+        Raises StoreError.
+        """
+        return stream_digest(self.layers.store, self._stream_key(group), lambda: self.raw(group))
 
     def _stream_key(self, group: Group | None) -> str:
         """Return a key for the uncompressed stream of a group: it is the same in every codec."""
@@ -240,6 +288,20 @@ class Assembly:
         for index in self._indices(group):
             h.update(derived_key(self.tree.layers[index], "none", self._kept(index), self.epoch).encode())
         return h.hexdigest()
+
+
+def ranking(sizes: Mapping[str, int], budget: int) -> tuple[list[str], list[str]]:
+    """Return sources by their bytes, the biggest first, and those of them that get a layer of their own.
+
+    Of at most `budget` layers one is for what belongs to no source, and one for the sources that get none.
+    """
+    ranked = sorted(sizes, key=lambda s: (-sizes[s], s))
+    return ranked, ranked if len(ranked) <= budget - 1 else ranked[: max(budget - 2, 0)]
+
+
+def _stream(members: Iterable[tuple[Entry, bytes]]) -> bytes:
+    """Return the tar stream of some members with their contents, without an end mark."""
+    return b"".join(part for entry, data in members for part in (header(entry), data, padding(len(data))))
 
 
 def _above(path: str) -> Iterator[str]:

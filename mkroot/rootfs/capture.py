@@ -57,6 +57,7 @@ def capture(
     chunks: list[bytes] = []
     origins: dict[str, str] = {}
     changed = _changed_links(changes) | set(keep)
+    whens = [e.when for e in events]
     for found in changes.entries:
         content = _content(changes, found)
         entry = _entry(found, content, start, epoch)
@@ -65,7 +66,8 @@ def capture(
             entry = _heir(entry, before)
         if node is not None and entry.path not in changed and _same(entry, node.entry, entry.path in changes.opaque):
             continue
-        origins[entry.path] = _who(os.lstat(changes.path_of(found)), events, (writers or {}).get(entry.path))
+        writer = (writers or {}).get(entry.path)
+        origins[entry.path] = _who(os.lstat(changes.path_of(found)), whens, events, writer)
         if chunk := builder.add(entry, content):
             chunks.append(chunk)
     gone = tuple(p for p in changes.removed if p in before.nodes or p in changed)
@@ -125,9 +127,12 @@ def _same(new: Entry, old: Entry, opaque: bool) -> bool:
     return (new.size, new.sha256, new.link, new.device) == (old.size, old.sha256, old.link, old.device)
 
 
-def _who(found: os.stat_result, events: Sequence[Event], writer: tuple[int, str] | None) -> str:
-    """Return the script that ran when a file was last changed; what was there before the first is mkroot's own."""
+def _who(found: os.stat_result, whens: Sequence[float], events: Sequence[Event], writer: tuple[int, str] | None) -> str:
+    """Return the script that ran when a file was last changed; what was there before the first is mkroot's own.
+
+    whens: when each of the events was. writer: who is known to have changed it last, with the ctime after that.
+    """
     if writer is not None and writer[0] == found.st_ctime_ns:
         return writer[1]
-    index = bisect.bisect_right([e.when for e in events], found.st_ctime) - 1
+    index = bisect.bisect_right(whens, found.st_ctime) - 1
     return events[index].what if index >= 0 else "mkroot: dpkg's database"

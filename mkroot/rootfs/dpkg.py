@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import msgspec
 
 from mkroot.store.layer import Layer
@@ -96,17 +98,26 @@ def activated(layers: list[Layer], waiting: list[Interest]) -> dict[str, list[st
     A path trigger is activated by every path at or below it; an explicit one by an `activate` directive.
     """
     explicit = {n for layer in layers for d, n in _directives(layer) if d.startswith("activate")}
+    paths = sorted({e.path for layer in layers for e in layer.entries}) if waiting else []
     found: dict[str, list[str]] = {}
     for interest in waiting:
         name = interest.name
         if name.startswith("/"):
-            path = name.lstrip("/")
-            hit = any(e.path == path or e.path.startswith(path + "/") for layer in layers for e in layer.entries)
+            hit = _at_or_below(paths, name.lstrip("/"))
         else:
             hit = name in explicit
         if hit and name not in found.setdefault(interest.package, []):
             found[interest.package].append(name)
     return {package: names for package, names in found.items() if names}
+
+
+def _at_or_below(paths: list[str], path: str) -> bool:
+    """Tell whether a path, or one below it, is among sorted ones."""
+    for start in (path, path + "/"):  # names such as `path-x` stand between them
+        at = bisect.bisect_left(paths, start)
+        if at < len(paths) and (paths[at] == path or paths[at].startswith(path + "/")):
+            return True
+    return False
 
 
 def with_pending(stanza: bytes, names: list[str]) -> bytes:

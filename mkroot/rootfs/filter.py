@@ -4,6 +4,12 @@ Refused with EPERM: what loads code into the kernel, changes clocks, swap, quota
 memory, keyrings or performance counters, or is too old or too new to be trusted. What needs a capability that the
 they have not is refused by the kernel as well; the filter is there for a kernel with a fault in just these calls, and
 for what needs none: the user's keyring and a user namespace, in which one has every capability.
+
+Where a root is built, the calls that wait for the disk (sync(2), fsync(2) and their kin) are answered with success and
+do nothing. That is sound: who reads what a script wrote are other scripts and mkroot itself, through the page cache,
+and what is kept of it is written anew, as a layer, by rules of its own; when power fails before that, the whole root is
+gone, synced or not. A real sync(2) would have every file system of the host written out. Containers, whose files stay,
+keep the calls. msync(2) stays everywhere: programs ask with it whether memory is there.
 """
 
 from __future__ import annotations
@@ -28,10 +34,15 @@ _NEW = {  # one number everywhere, since Linux 5.1
 
 
 class Table:
-    """The numbers of one architecture. clone, clone3, personality, socket: looked at closer (socket: 0 for none)."""
+    """The numbers of one architecture.
 
-    def __init__(self, audit: int, denied: dict[str, int], clone: int, personality: int, socket: int) -> None:
-        self.audit, self.denied = audit, {**denied, **_NEW}
+    syncs: the calls that wait for the disk. clone, clone3, personality, socket: looked at closer.
+    """
+
+    def __init__(
+        self, audit: int, denied: dict[str, int], syncs: dict[str, int], clone: int, personality: int, socket: int
+    ) -> None:
+        self.audit, self.denied, self.syncs = audit, {**denied, **_NEW}, syncs
         self.clone, self.clone3, self.personality, self.socket = clone, 435, personality, socket
 
 
@@ -48,6 +59,7 @@ _X86_64 = Table(
         "perf_event_open": 298, "fanotify_init": 300, "open_by_handle_at": 304, "setns": 308, "kcmp": 312,
         "finit_module": 313, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
     },
+    {"fsync": 74, "fdatasync": 75, "sync": 162, "sync_file_range": 277, "syncfs": 306},
     56, 135, 41,
 )  # fmt: skip
 _I386 = Table(
@@ -63,6 +75,7 @@ _I386 = Table(
         "open_by_handle_at": 342, "setns": 346, "kcmp": 349, "finit_module": 350, "bpf": 357, "userfaultfd": 374,
         "clock_settime64": 404,
     },
+    {"sync": 36, "fsync": 118, "fdatasync": 148, "sync_file_range": 314, "syncfs": 344},
     120, 136, 359,
 )  # fmt: skip
 _AARCH64 = Table(
@@ -76,6 +89,7 @@ _AARCH64 = Table(
         "fanotify_init": 262, "open_by_handle_at": 265, "setns": 268, "kcmp": 272, "finit_module": 273, "bpf": 280,
         "userfaultfd": 282, "kexec_file_load": 294,
     },
+    {"sync": 81, "fsync": 82, "fdatasync": 83, "sync_file_range": 84, "syncfs": 267},
     220, 92, 198,
 )  # fmt: skip
 # arch/arm/tools/syscall.tbl; for armhf on a 64-bit kernel
@@ -91,6 +105,7 @@ _ARM = Table(
         "finit_module": 379, "bpf": 386, "userfaultfd": 388, "migrate_pages": 400, "kexec_file_load": 401,
         "clock_settime64": 404,
     },
+    {"sync": 36, "fsync": 118, "fdatasync": 148, "sync_file_range2": 341, "syncfs": 373},
     120, 136, 281,
 )  # fmt: skip
 DENIED = frozenset([*_X86_64.denied, *_I386.denied, *_AARCH64.denied, *_ARM.denied])  # by name, on any architecture
@@ -99,22 +114,28 @@ TABLES = {"x86_64": (_X86_64, _I386), "aarch64": (_AARCH64, _ARM)}
 Line = tuple[int, int, int, int]
 
 
-def program(tables: tuple[Table, ...]) -> list[Line]:
-    """Return the filter's instructions; a call by the numbers of an architecture not among the tables is ENOSYS."""
+def program(tables: tuple[Table, ...], *, syncs: bool = True) -> list[Line]:
+    """Return the filter's instructions; a call by the numbers of an architecture not among the tables is ENOSYS.
+
+    syncs: calls that wait for the disk do so; else they do nothing and succeed.
+    """
     lines: list[Line] = [(_LOAD, 0, 0, _ARCH)]
     for table in tables:
-        body = _body(table)
+        body = _body(table, syncs)
         lines += [(_EQUAL, 1, 0, table.audit), (_GO, 0, 0, len(body)), *body]
     return [*lines, (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
 
 
-def _body(table: Table) -> list[Line]:
+def _body(table: Table, syncs: bool) -> list[Line]:
     refuse: Line = (_RETURN, 0, 0, _ERRNO | _EPERM)
     lines: list[Line] = [(_LOAD, 0, 0, _NUMBER)]
     if table is _X86_64:
         lines += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     for number in table.denied.values():
         lines += [(_EQUAL, 0, 1, number), refuse]
+    if not syncs:
+        for number in table.syncs.values():
+            lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO)]  # errno 0: done
     # glibc takes clone where clone3, whose flags lie in memory that a filter cannot read, is not there.
     lines += [(_EQUAL, 0, 1, table.clone3), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     allow: Line = (_RETURN, 0, 0, _ALLOW)
@@ -127,13 +148,13 @@ def _body(table: Table) -> list[Line]:
     return [*lines, allow]
 
 
-def install(machine: str) -> bool:
+def install(machine: str, *, syncs: bool = True) -> bool:
     """Install the filter in this process and all that it starts; return False where its numbers are not known here.
 
-    Needs CAP_SYS_ADMIN. Raises OSError.
+    syncs: as `program` takes it. Needs CAP_SYS_ADMIN. Raises OSError.
     """
     tables = TABLES.get(machine)
     if tables is None:
         return False
-    seccomp.load(program(tables))
+    seccomp.load(program(tables, syncs=syncs))
     return True

@@ -161,10 +161,10 @@ def _dpkg(box: Sandbox, words: Sequence[str], doing: str, events: list[Event], n
         name = package.strip().partition(":")[0]
         what = {"configure": f"{name} postinst", "trigproc": f"{name} triggers"}.get(action, f"package: {name}")
         events.append(Event(when, what))
-        if action == "configure":
-            note(name)
+        note(what)
 
     done = box.run(["dpkg", "--status-fd", "3", "--force-unsafe-io", *KEPT_CONFFILES, *words], status=status)
+    note("")
     if done.returncode:
         lines = done.output.decode("utf-8", "backslashreplace").strip().splitlines()
         told = "\n  " + "\n  ".join(lines[-12:]) if lines else done.fault or "it printed nothing"

@@ -54,9 +54,12 @@ def _limit_resources() -> None:
 
 
 def _filter(limits: list[str]) -> None:
-    """Refuse the system calls that neither a script nor this process needs from here on; raises OSError."""
+    """Refuse the system calls that neither a script nor this process needs from here on; raises OSError.
+
+    Those that wait for the disk are not made, either: what is built here is captured or thrown away.
+    """
     try:
-        if not filter.install(os.uname().machine):
+        if not filter.install(os.uname().machine, syncs=False):
             limits.append(f"no system call is refused, for those of {os.uname().machine} are not known")
     except OSError as e:
         if e.errno not in (errno.ENOSYS, errno.EINVAL):

@@ -118,7 +118,10 @@ def configure(
     memo: bool = False,
     told: Callable[[Memo], None] = lambda memo: None,
 ) -> Root:
-    """Unpack and configure a stage's packages, or take the result from the store; raises SandboxError, RootfsError."""
+    """Unpack and configure a stage's packages, or take the result from the store; raises SandboxError, RootfsError.
+
+    note: called with each script that begins, as `tzdata postinst`, and with "" when the last one has ended.
+    """
     key = stage_key(root.key, stage)
     store = layers.store
     if layers.has(key):
@@ -192,14 +195,14 @@ def _wave(
             top.put(_first_files(after), tree)
         if with_preinst and not first:
             with top.mounted(root) as at, _box(top, at, wave, root.tree, memo) as box:
-                _preinsts(box, with_preinst, events, memo, outside=at)
+                _preinsts(box, with_preinst, events, note, memo, outside=at)
                 top.owners |= box.owners()
         _database(top, root, tree, wave)
         _fix(top, tree, fixed)
         at = stack.enter_context(top.mounted(after))
         box = stack.enter_context(_box(top, at, wave, tree, memo))
         if first:
-            _preinsts(box, with_preinst, events, memo)
+            _preinsts(box, with_preinst, events, note, memo)
         _configure(box, events, note, memo)
         top.owners |= box.owners()
     _check(top.read(dpkg.STATUS) or b"", wave)
@@ -252,7 +255,12 @@ def _fix(top: Top, tree: Tree, fixed: set[str]) -> None:
 
 
 def _preinsts(
-    box: Sandbox, packages: Sequence[Layer], events: list[Event], memo: Memo | None, outside: Path | None = None
+    box: Sandbox,
+    packages: Sequence[Layer],
+    events: list[Event],
+    note: Callable[[str], None],
+    memo: Memo | None,
+    outside: Path | None = None,
 ) -> None:
     """Run preinst scripts as dpkg does on a first installation (Policy 6.6): `preinst install`."""
     for layer in packages:
@@ -263,6 +271,7 @@ def _preinsts(
             _lend(outside, layer.control["preinst"])
             script = f"/{LENT}/preinst"
         events.append(Event(time.clock_gettime(COARSE), f"{layer.name} preinst"))
+        note(f"{layer.name} preinst")
         done = box.run(
             [script, "install"],
             environment={
@@ -277,6 +286,7 @@ def _preinsts(
         )
         if memo is not None:
             memo.settle(done.left)
+        note("")
         if outside is not None:
             _lend(outside, None)
         if done.returncode:
@@ -324,14 +334,15 @@ def _configure(box: Sandbox, events: list[Event], note: Callable[[str], None], m
         kind, _, rest = line.partition(": ")
         if kind == "processing":
             action, _, package = rest.partition(": ")
-            script = "triggers" if action == "trigproc" else "postinst"
-            events.append(Event(when, f"{package.strip().partition(':')[0]} {script}"))
-            note(package.strip())
+            what = f"{package.strip().partition(':')[0]} {'triggers' if action == 'trigproc' else 'postinst'}"
+            events.append(Event(when, what))
+            note(what)
 
     command = ["dpkg", "--status-fd", "3", "--force-unsafe-io", "--configure", "-a"]
     done = box.run(command, status=status)
     if memo is not None:
         memo.settle(done.left)
+    note("")
     if done.returncode:
         raise SandboxError(
             f"configuring the packages failed: {_tail(done.output)}",

@@ -7,7 +7,7 @@ touches a file system: links are followed in memory and never lead out of the ro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -64,7 +64,7 @@ class Tree:
             if node is None or node.entry.kind == DIR:
                 emptied.add(path)
         if emptied:  # in one pass: a trim removes hundreds of folders
-            for path in [n for n in nodes if n and _is_below(n, emptied)]:
+            for path in _below(nodes, emptied):
                 del nodes[path]
         for entry in layer.entries:
             nodes[entry.path] = Node(entry, index)
@@ -274,13 +274,17 @@ def check_path(path: str, link: str = "") -> None:
         raise RootfsError(str(e)) from None
 
 
-def _is_below(path: str, folders: set[str]) -> bool:
-    """Tell whether a path lies somewhere below one of the folders."""
-    while path:
-        path = path.rpartition("/")[0]
-        if path in folders:
-            return True
-    return False
+def _below(paths: Iterable[str], folders: set[str]) -> list[str]:
+    """Return the paths that lie somewhere below one of the folders; each folder above them is looked at once."""
+    known = {"": "" in folders}
+
+    def inside(folder: str) -> bool:
+        found = known.get(folder)
+        if found is None:
+            found = known[folder] = folder in folders or inside(folder.rpartition("/")[0])
+        return found
+
+    return [p for p in paths if p and inside(p.rpartition("/")[0])]
 
 
 def _glob_regex(pattern: str) -> str:
@@ -311,7 +315,7 @@ def top_of(before: Tree, after: Tree, key: str, name: str, origins: dict[str, st
     key: the layer's key in the store. origins: which part of the recipe wrote each path.
     """
     entries, contents = after.written()
-    gone = {p for p in before.nodes if p not in after.nodes}
+    gone = before.nodes.keys() - after.nodes.keys()
     removed = [p for p in gone if parent(p) not in gone]
     builder = FrameBuilder()
     chunks = [builder.add(e, contents.get(e.path, b"")) for e in entries]

@@ -21,11 +21,14 @@ SOFT = 4 << 20  # bytes of tar stream after which a piece ends at the next membe
 HARD = 16 << 20  # bytes of tar stream after which a piece ends inside a member
 MAGIC = b"mkframe2"
 _UNSUMMED = b"mkframe1"  # the end mark of files that stores still have, whose table has no digest
+CHUNKED = "zstd:chunked"  # zstd with each file's content in pieces of its own; see mkroot.store.chunked
 CODECS = {
     "zstd": "zstd-3",
+    CHUNKED: "zstd-chunked-3",
     "gzip": "gzip-5",
     "none": "none",
 }  # what a key says of library level; pyproject pins the libraries
+BEST = {"gzip": 12, "zstd": 19, CHUNKED: 19}  # the highest level; zstd's higher ones ask too much memory of readers
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -49,31 +52,106 @@ class Frame(msgspec.Struct, frozen=True):
     raw: int
 
 
+def levelled(codec: str, level: int | None) -> str:
+    """Return the name of a codec at a level, such as `gzip-12`; at its default level that is its own name.
+
+    level: None is the default, 0 the highest. A codec that has no levels stays as it is.
+    """
+    if level is None or codec not in BEST:
+        return codec
+    name = f"{codec}-{level or BEST[codec]}"
+    return codec if keyed(name) == CODECS[codec] else name
+
+
+def family(codec: str) -> str:
+    """Return a codec's name without its level."""
+    return codec.partition("-")[0]
+
+
+def keyed(codec: str) -> str:
+    """Return what a key says of a codec: its library's name and the level."""
+    name, _, level = codec.partition("-")
+    return CODECS[name].rpartition("-")[0] + "-" + level if level else CODECS[name]
+
+
+def every_codec() -> Iterator[str]:
+    """Yield the names of all codecs at all their levels."""
+    for name in CODECS:
+        yield name
+        named = (levelled(name, level) for level in range(1, BEST.get(name, 0) + 1))
+        yield from (at for at in named if at != name)
+
+
+def level_of(codec: str) -> int:
+    """Return the level of a codec that has levels."""
+    return int(keyed(codec).rpartition("-")[2])
+
+
 def compressor(codec: str) -> Callable[[bytes], bytes]:
     """Return the function that makes one piece; its output depends on nothing but its input."""
-    if codec == "zstd":
+    name = family(codec)
+    if name in ("zstd", CHUNKED):
         import zstandard
 
-        return zstandard.ZstdCompressor(level=3, write_checksum=False, write_content_size=True).compress
-    if codec == "gzip":
+        level = level_of(codec)
+        return zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True).compress
+    if name == "gzip":
         import deflate
 
-        return lambda data: bytes(deflate.gzip_compress(data, 5))
+        level = level_of(codec)
+        return lambda data: bytes(deflate.gzip_compress(data, level))
     return lambda data: data
 
 
 def decompressor(codec: str) -> Callable[[bytes, int], bytes]:
     """Return the function that unpacks one piece of known size."""
-    if codec == "zstd":
+    name = family(codec)
+    if name in ("zstd", CHUNKED):
         import zstandard
 
         d = zstandard.ZstdDecompressor()
         return lambda data, size: d.decompress(data, max_output_size=size)
-    if codec == "gzip":
+    if name == "gzip":
         import zlib
 
         return lambda data, size: zlib.decompress(data, 31, size)
     return lambda data, size: data
+
+
+class Cutter:
+    """Cuts a tar stream, given member by member, into the bytes of each piece."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes | memoryview] = []
+        self._have = 0
+
+    def add(self, chunk: bytes) -> Iterator[bytes]:
+        """Take a member, or more of one; yield each piece that is full in the middle of it."""
+        left: bytes | memoryview = chunk
+        if self._have + len(left) > HARD:
+            left = memoryview(chunk)  # slices without copies
+        while self._have + len(left) > HARD:
+            cut = HARD - self._have
+            self._parts.append(left[:cut])
+            yield self._piece()
+            left = left[cut:]
+        self._parts.append(left)
+        self._have += len(left)
+
+    def ended(self) -> Iterator[bytes]:
+        """Note the end of a member; yield the piece that it fills."""
+        if self._have >= SOFT:
+            yield self._piece()
+
+    def rest(self) -> Iterator[bytes]:
+        """Yield what is left at the end of the stream."""
+        if self._have:
+            yield self._piece()
+
+    def _piece(self) -> bytes:
+        piece = b"".join(self._parts)
+        self._parts, self._have = [], 0
+        return piece
 
 
 def pieces_of(members: Iterator[bytes]) -> Iterator[bytes]:
@@ -81,40 +159,61 @@ def pieces_of(members: Iterator[bytes]) -> Iterator[bytes]:
 
     A chunk that begins a member must begin with its header; a piece ends after a chunk that fills it, or inside one.
     """
-    parts: list[bytes] = []
-    have = 0
+    cutter = Cutter()
     for chunk in members:
-        while have + len(chunk) > HARD:
-            cut = HARD - have
-            parts.append(chunk[:cut])
-            yield b"".join(parts)
-            parts, have, chunk = [], 0, chunk[cut:]
-        parts.append(chunk)
-        have += len(chunk)
-        if have >= SOFT:
-            yield b"".join(parts)
-            parts, have = [], 0
-    if have:
-        yield b"".join(parts)
+        yield from cutter.add(chunk)
+        yield from cutter.ended()
+    yield from cutter.rest()
+
+
+class FrameWriter:
+    """Writes a frame file piece by piece."""
+
+    def __init__(self, path: Path, codec: str) -> None:
+        """Begin the file, which must not exist yet; raises OSError."""
+        self._compress = compressor(codec)
+        self._table: list[Piece] = []
+        self._offset = 0
+        self._file = open(path, "xb")  # noqa: SIM115  # closed by `end` or `close`
+
+    def add(self, raw: bytes) -> None:
+        """Compress and write a piece; raises OSError."""
+        data = self._compress(raw)
+        self.put(data, Piece(self._offset, len(data), len(raw), hashlib.sha256(data).hexdigest()))
+
+    def put(self, data: bytes, piece: Piece) -> None:
+        """Write a compressed piece, whose place is behind the others; raises OSError."""
+        self._file.write(data)
+        self._table.append(piece)
+        self._offset += len(data)
+
+    def end(self) -> None:
+        """Write the table and close the file; raises OSError."""
+        tail = msgspec.msgpack.encode(self._table)
+        self._file.write(tail + hashlib.sha256(tail).digest() + len(tail).to_bytes(8, "little") + MAGIC)
+        self._file.close()
+
+    def close(self) -> None:
+        """Close the file as it is; after `end` that does nothing."""
+        self._file.close()
 
 
 def write_frame(path: Path, codec: str, raws: Iterator[bytes]) -> None:
     """Compress each piece and write a frame file at `path`; raises OSError."""
-    compress = compressor(codec)
-    table: list[Piece] = []
-    offset = 0
-    with open(path, "xb") as f:
+    writer = FrameWriter(path, codec)
+    try:
         for raw in raws:
-            data = compress(raw)
-            f.write(data)
-            table.append(Piece(offset, len(data), len(raw), hashlib.sha256(data).hexdigest()))
-            offset += len(data)
-        tail = msgspec.msgpack.encode(table)
-        f.write(tail + hashlib.sha256(tail).digest() + len(tail).to_bytes(8, "little") + MAGIC)
+            writer.add(raw)
+        writer.end()
+    finally:
+        writer.close()
 
 
-def open_frame(path: Path) -> Frame:
-    """Read a frame file's table; raises DamageError where the file is missing or not whole."""
+def open_frame(path: Path, kind: type[Piece] = Piece) -> Frame:
+    """Read a frame file's table; raises DamageError where the file is missing or not whole.
+
+    kind: of the pieces' records, for a frame whose codec has more to say of them.
+    """
     try:
         with open(path, "rb", buffering=0) as f:
             end = os.fstat(f.fileno()).st_size
@@ -133,7 +232,7 @@ def open_frame(path: Path) -> Frame:
             )
         if after == 48 and hashlib.sha256(table).digest() != tail[-48:-16]:
             raise ValueError("the table does not match its digest")
-        pieces = msgspec.msgpack.decode(table, type=tuple[Piece, ...])
+        pieces: tuple[Piece, ...] = msgspec.msgpack.decode(table, type=tuple[kind, ...])  # type: ignore[valid-type]
         size = sum(p.size for p in pieces)
         if size != end - after - length:
             raise ValueError("pieces that do not fill the file")

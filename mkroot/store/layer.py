@@ -6,13 +6,28 @@ that trees, artifacts and images treat them alike.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
+from mkroot.progress import Spans
+from mkroot.store.chunked import Chunk, spans, write_chunks
 from mkroot.store.damage import DamageError
-from mkroot.store.frame import CODECS, Frame, open_frame, pieces_of, raw_pieces, read_range, write_frame
+from mkroot.store.frame import (
+    CHUNKED,
+    Frame,
+    Piece,
+    family,
+    keyed,
+    open_frame,
+    pieces_of,
+    raw_pieces,
+    read_range,
+    write_frame,
+)
 from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 from mkroot.tar.entry import DIR, FILE, HARDLINK, Entry
@@ -20,6 +35,8 @@ from mkroot.tar.stream import Stream
 from mkroot.tar.write import header, padding
 
 FORMAT = "2"  # of a layer's record and frame; part of every key below
+LARGE = 8 << 20  # bytes of a file that need not be held as a whole,
+STEP = 4 << 20  # … and of what is held of it
 NOW = -1  # an entry's mtime that stands for the epoch of the build: the file was written while the build ran
 
 
@@ -71,14 +88,33 @@ class FrameBuilder:
         self.entries.append(entry)
         return chunk
 
+    def begin(self, entry: Entry) -> bytes:
+        """Return the header of a FILE whose content the caller adds in parts, with its padding, and note its entry."""
+        head = header(entry, 0 if entry.mtime == NOW else None)
+        self.entries.append(msgspec.structs.replace(entry, data=self._offset + len(head)))
+        self._offset += len(head) + entry.size + len(padding(entry.size))
+        return head
+
+    def end(self, sha256: str) -> None:
+        """Note the digest of the FILE that was begun last."""
+        self.entries[-1] = msgspec.structs.replace(self.entries[-1], sha256=sha256)
+
 
 class LayerStore:
-    """Layers in a store: records under `layers`, their frames under `frames`."""
+    """Layers in a store: records under `layers`, their frames under `frames`.
 
-    def __init__(self, store: Store) -> None:
+    timing: takes when frames were made; None: nobody measures it. wanted: keys of the frames that were asked for; made:
+    of those that were not there before.
+    """
+
+    def __init__(self, store: Store, timing: Spans | None = None) -> None:
         self.store = store
+        self.timing = timing
+        self.wanted: set[str] = set()
+        self.made: set[str] = set()
         self.missing: Callable[[], None] | None = None  # what waits for frames that are still being made
         self._frames: dict[str, Frame] = {}
+        self._records: dict[str, Layer] = {}
 
     def has(self, key: str) -> bool:
         """Tell whether the layer is there."""
@@ -86,13 +122,18 @@ class LayerStore:
 
     def load(self, key: str) -> Layer:
         """Return a layer's record; raises StoreError where it is missing or damaged."""
+        known = self._records.get(key)
+        if known is not None:
+            return known
         path = self.store.path("layers", key)
         try:
-            return msgspec.msgpack.decode(opened(path.read_bytes()), type=Layer)
+            layer = msgspec.msgpack.decode(opened(path.read_bytes()), type=Layer)
         except FileNotFoundError:
             raise DamageError("it is missing", path) from None
         except (OSError, ValueError, msgspec.MsgspecError) as e:
             raise DamageError(e, path) from e
+        self._records[key] = layer  # a build asks for each of its packages several times
+        return layer
 
     def save(self, layer: Layer, raws: Iterator[bytes]) -> None:
         """Write a layer: its frame first, then its record, so that a record never stands without its frame."""
@@ -105,8 +146,19 @@ class LayerStore:
         """Write a layer's whole frame in a codec, from the pieces of its stream."""
         key = frame_key(layer.key, codec)
         if not self.store.has("frames", key):
-            with self.store.writing("frames", key, sync=False) as aside:
-                write_frame(aside, codec, raws)
+            with self._making(key, layer), self.store.writing("frames", key, sync=False) as aside:
+                if family(codec) == CHUNKED:
+                    write_chunks(aside, codec, raws, spans(e for e in layer.entries if e.kind != DIR))
+                else:
+                    write_frame(aside, codec, raws)
+
+    @contextlib.contextmanager
+    def _making(self, key: str, layer: Layer) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.made.add(key)
+        if self.timing is not None:
+            self.timing.note("compress", "compress", layer.name, begin, sum(e.size for e in layer.entries))
 
     def base(self, layer: Layer) -> Frame:
         """Return the layer's whole frame, zstd."""
@@ -132,10 +184,19 @@ class LayerStore:
         """
         key = derived_key(layer, codec, keep, epoch)
         path = self.store.path("frames", key)
+        self.wanted.add(key)
         if not path.exists():
-            with self.store.lock("frames", key), self.store.writing("frames", key, sync=False) as aside:
-                write_frame(aside, codec, pieces_of(self._members(layer, keep, epoch)))
-        return open_frame(path)
+            with (
+                self.store.lock("frames", key),
+                self._making(key, layer),
+                self.store.writing("frames", key, sync=False) as aside,
+            ):
+                members = self._members(layer, keep, epoch)
+                if family(codec) == CHUNKED:
+                    write_chunks(aside, codec, members, spans(entry for entry, _ in survivors(layer, keep)))
+                else:
+                    write_frame(aside, codec, pieces_of(members))
+        return open_frame(path, Chunk if family(codec) == CHUNKED else Piece)
 
     def _members(self, layer: Layer, keep: Collection[str] | None, epoch: int) -> Iterator[bytes]:
         """Yield the stream's members again, less those dropped."""
@@ -198,7 +259,7 @@ class _Sequential:
 
 def frame_key(layer_key: str, codec: str) -> str:
     """Return the store key of a layer's whole frame."""
-    return hashlib.sha256(f"frame {FORMAT} {CODECS[codec]} {layer_key}".encode()).hexdigest()
+    return hashlib.sha256(f"frame {FORMAT} {keyed(codec)} {layer_key}".encode()).hexdigest()
 
 
 def derived_key(layer: Layer, codec: str, keep: Collection[str] | None, epoch: int) -> str:
@@ -207,7 +268,7 @@ def derived_key(layer: Layer, codec: str, keep: Collection[str] | None, epoch: i
     whole = len(kept) == sum(e.kind != DIR for e in layer.entries)
     if whole and all(0 <= e.mtime <= epoch for e in kept):
         return frame_key(layer.key, codec)
-    h = hashlib.sha256(f"frame {FORMAT} {CODECS[codec]} {layer.key} ".encode())
+    h = hashlib.sha256(f"frame {FORMAT} {keyed(codec)} {layer.key} ".encode())
     h.update(b"whole" if whole else b"\0".join(e.path.encode("utf-8", "surrogateescape") for e in kept))
     if any(not 0 <= e.mtime <= epoch for e in kept):
         h.update(f" {epoch}".encode())
@@ -216,6 +277,32 @@ def derived_key(layer: Layer, codec: str, keep: Collection[str] | None, epoch: i
 
 Reader = Callable[[Layer, Entry], bytes]
 """What reads a FILE of a layer."""
+
+
+def streamed(layers: LayerStore, layer: Layer) -> Iterator[tuple[Entry, bytes | Iterator[bytes]]]:
+    """Yield a layer's entries with their contents as `contents` does, those of large files in parts.
+
+    The parts are read, or passed over, before the next entry. Raises StoreError.
+    """
+    stream = Stream(raw_pieces(layers.base(layer), "zstd"))
+    for entry in layer.entries:
+        if entry.kind == FILE:
+            stream.read(entry.data - stream.offset)
+            yield (
+                entry,
+                stream.read(entry.size) if entry.size <= LARGE else _parts(stream, entry.size, layers.base(layer)),
+            )
+        else:
+            yield entry, b""
+
+
+def _parts(stream: Stream, left: int, frame: Frame) -> Iterator[bytes]:
+    while left:
+        part = stream.read(min(left, STEP))
+        if not part:
+            raise DamageError("it ends too early", frame.path)
+        left -= len(part)
+        yield part
 
 
 def contents(layers: LayerStore, layer: Layer) -> Iterator[tuple[Entry, bytes]]:

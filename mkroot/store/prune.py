@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -12,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from mkroot.errors import StoreError
-from mkroot.store.frame import CODECS
+from mkroot.store.frame import every_codec
 from mkroot.store.layer import frame_key
 from mkroot.store.store import Store
+from mkroot.store.use import alone, remove
 
 KINDS = {  # what each kind of entry is
     "debs": "packages as they were fetched",
@@ -22,12 +22,15 @@ KINDS = {  # what each kind of entry is
     "frames": "compressed contents of layers",
     "trees": "unpacked packages, for the union",
     "joined": "digests of joined archives",
+    "tails": "tables of contents of zstd:chunked layers",
     "made": "file systems and initramfs of earlier builds",
     "indices": "package indices and their tables",
     "unpacked": "digests of indices that their Release lists compressed only",
     "releases": "signed Release files",
     "seen": "dates of the Releases that were seen; keeps older ones out",
     "built": "what went into the outputs of earlier builds",
+    "decided": "answers of the resolver",
+    "finished": "where the bytes of earlier builds stand, to copy them",
     "roots": "what outputs and images were made of, to explain them",
     "effects": "what scripts read and did, so that they need not run again",
     "causes": "what stages were made of, to tell why one is made again",
@@ -60,30 +63,6 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     size: int
     used: float
-
-
-@contextlib.contextmanager
-def using(store: Store) -> Iterator[None]:
-    """Keep `prune` and `sweep` away while the store is worked in; those who work in it do not wait for each other.
-
-    What killed or interrupted work left in `tmp/` is removed, before and after, unless somebody else is at work.
-    """
-    sweep(store)
-    try:
-        with store.lock("store", "in-use", shared=True):
-            yield
-    finally:
-        sweep(store)
-
-
-def sweep(store: Store) -> None:
-    """Remove unfinished work where nobody uses the store; what cannot be removed stays for `prune` to tell."""
-    with contextlib.suppress(StoreError, OSError):
-        left = os.listdir(store.root / "tmp")
-        if left:
-            with alone(store):
-                for name in left:
-                    remove(store.root / "tmp" / name)
 
 
 def items(store: Store) -> Iterator[Item]:
@@ -195,44 +174,12 @@ def forget(store: Store, keys: Collection[str]) -> int:
             return 0
         kinds = [name for name in os.listdir(store.root) if name.startswith("trees-")]
         for key in sorted(keys):
-            paths = [store.path("layers", key), *(store.path("frames", frame_key(key, codec)) for codec in CODECS)]
+            paths = [
+                store.path("layers", key),
+                *(store.path("frames", frame_key(key, codec)) for codec in every_codec()),
+            ]
             for path in (*paths, *(store.path(kind, key) for kind in kinds)):
                 if path.exists():
                     won += _measure(path)[0]
                     remove(path)
     return won
-
-
-def remove(path: Path) -> None:
-    """Remove an entry; raises StoreError."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as e:
-        raise StoreError(
-            f"a store entry cannot be removed: {e.strerror}",
-            where=str(e.filename or path),
-            hint="it may belong to another user; run mkroot as the one who made it",
-        ) from e
-
-
-def idle(store: Store) -> bool:
-    """Tell whether nobody uses the store at this moment; raises OSError."""
-    try:
-        with alone(store):
-            return True
-    except StoreError:
-        return False
-
-
-@contextlib.contextmanager
-def alone(store: Store) -> Iterator[None]:
-    """Hold off builds; raises StoreError where one is running."""
-    with store.lock_if_free("store", "in-use") as mine:
-        if not mine:
-            raise StoreError(
-                "a build is using the store", where=str(store.root), hint="try again when the build has ended"
-            )
-        yield

@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def replace(path: Path, data: bytes, mode: int | None = None) -> None:
+def replace(path: Path, data: bytes, mode: int | None = None, *, sync: bool = True) -> None:
     """Give the file at `path` this content; see `replacing`."""
-    with replacing(path, mode) as f:
+    with replacing(path, mode, sync=sync) as f:
         view = memoryview(data)
         while view:
             view = view[f.write(view) :]
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
-    """Yield an unbuffered file whose content is that of the file at `path` on a clean exit, on the disk by then.
+def replacing(path: Path, mode: int | None = None, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """Yield an unbuffered file whose content is that of the file at `path` on a clean exit, with `sync` on the disk.
 
     It is written beside, always under one name: what a killed process leaves, the next one takes over. Of several who
     write at once, each waits for the one before. mode: whatever the umask is; None: what the umask leaves of 0666.
     Raises OSError.
     """
-    aside = path.with_name(f".{path.name[:120]}.new")
+    aside = aside_of(path)
     try:
         fd = _held(aside, 0o600 if mode == 0o600 else 0o666)
     except FileNotFoundError as e:
@@ -40,7 +40,8 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
             yield f
         if mode is not None:
             os.fchmod(fd, mode)
-        os.fsync(fd)
+        if sync:
+            os.fsync(fd)
         os.rename(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -48,6 +49,11 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
         raise
     finally:
         os.close(fd)
+
+
+def aside_of(path: Path) -> Path:
+    """Return where the new content of a file is written until it is whole."""
+    return path.with_name(f".{path.name[:120]}.new")
 
 
 def _held(aside: Path, mode: int) -> int:

@@ -58,7 +58,7 @@ class Store:
                 if not (root / name).is_dir():
                     (root / name).mkdir(parents=True, exist_ok=True)
             if not found:
-                replace(root / "format", FORMAT.encode() + b"\n")
+                replace(root / "format", FORMAT.encode() + b"\n", sync=False)  # one that is torn is written again
         except OSError as e:
             raise _told(e, root) from e
 

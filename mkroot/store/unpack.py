@@ -16,14 +16,15 @@ import msgspec
 from mkroot.debian.deb import Deb, open_deb
 from mkroot.debian.deb822 import parse_stanza
 from mkroot.errors import PackageError
-from mkroot.store.frame import pieces_of
-from mkroot.store.layer import FORMAT, FrameBuilder, Layer, LayerStore
+from mkroot.store.layer import FORMAT, LARGE, STEP, FrameBuilder, Layer, LayerStore
+from mkroot.store.packing import Packing
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
-from mkroot.store.writer import Chown, TreeWriter
+from mkroot.store.writer import Chown, TreeWriter, Writer
 from mkroot.tar.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry
 from mkroot.tar.footing import Footing
 from mkroot.tar.stream import Corrupt
+from mkroot.tar.write import padding
 
 ALIASED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32")  # top-level links into usr/
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-:~")
@@ -32,7 +33,7 @@ SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
 EXPANSION = 8  # the data archive may be this many times Installed-Size,
 ALLOWANCE = 64 << 20  # … and this many bytes, before it is called a bomb
 UNPACKED_MAX = 255 - len(".dpkg-new")  # bytes of a name: dpkg unpacks under this one first
-PENDING = 128 << 20  # bytes of tar stream that a worker keeps to compress later
+PENDING = 80 << 20  # bytes of tar stream that a worker keeps to compress later
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -57,12 +58,20 @@ def merged(path: str) -> str:
 
 
 def unpack(
-    store: Store, deb_path: Path, expected: Expected, trees: Trees | None, chown: Chown, codecs: tuple[str, ...] = ()
-) -> tuple[Layer, Callable[[], None]]:
-    """Unpack a package into the store; return its layer, and what is left to do: compress and write frame and record.
+    store: Store,
+    deb_path: Path,
+    expected: Expected,
+    trees: Trees | None,
+    chown: Chown,
+    codecs: tuple[str, ...] = (),
+    *,
+    around: Callable[[Writer], Writer] = lambda writer: writer,
+) -> tuple[Layer, int, Callable[[], None]]:
+    """Unpack a package; return its layer, and what is left to do: compress and write frame and record.
 
-    deb_path: the file, whose digest the caller has checked. trees: where to unpack it; None: no tree.
-    codecs: of further frames that this build will want.
+    Between them is how many bytes are held until that is done. deb_path: the file, whose digest the caller has checked.
+    trees: where to unpack it; None: no tree. codecs: of further frames that this build will want. around: what is put
+    between the reader and the tree's writer.
     The tree is complete on return. Raises PackageError naming package, member and reason.
     """
     key = layer_key(expected.sha256)
@@ -71,21 +80,16 @@ def unpack(
         view = memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(f.fileno()).st_size else b"")
     deb = open_deb(view, f"{expected.name} {expected.version}" if expected.name else deb_path.name)
     check_control(deb, expected)
-    if trees is None or trees.has(key):
-        parts, layer = _read(deb, key, expected, None)
-    else:
-        with trees.writing(key) as aside:
-            aside.mkdir(mode=0o755)
-            with TreeWriter(aside, chown) as writer:
-                parts, layer = _read(deb, key, expected, writer)
-
-    def finish() -> None:
-        layers = LayerStore(store)
-        for codec in codecs:
-            layers.save_frame(layer, pieces_of(iter(parts)), codec)
-        layers.save(layer, pieces_of(iter(parts)))
-
-    return layer, finish
+    with Packing(LayerStore(store), key) as packing:
+        if trees is None or trees.has(key):
+            layer = _read(deb, key, expected, packing, None)
+        else:
+            with trees.writing(key) as aside:
+                aside.mkdir(mode=0o755)
+                with TreeWriter(aside, chown) as writer:
+                    layer = _read(deb, key, expected, packing, around(writer))
+        packing.complete()
+    return layer, packing.held, lambda: packing.save(layer, codecs)
 
 
 def control_fields(text: bytes) -> dict[str, str]:
@@ -114,16 +118,39 @@ def check_control(deb: Deb, expected: Expected) -> dict[str, str]:
     return fields
 
 
-def _read(deb: Deb, key: str, expected: Expected, writer: TreeWriter | None) -> tuple[list[bytes], Layer]:
+def _read(deb: Deb, key: str, expected: Expected, packing: Packing, writer: Writer | None) -> Layer:
     limit = expected.installed_size * 1024 * EXPANSION + ALLOWANCE
     stream = deb.stream(limit)
     builder = FrameBuilder()
-    parts: list[bytes] = []
     names: list[str] = []
     seen: dict[str, Entry] = {}
     footing = Footing()
     conffiles = _conffile_names(deb)
     sums: dict[str, str] = {}
+
+    def passed(entry: Entry) -> Iterator[bytes]:
+        """Yield the parts of a large file, each when the stream has it."""
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        packing.add(builder.begin(entry))
+        for part in deb.parts(stream, entry, STEP):
+            sha256.update(part)
+            if entry.path in conffiles:
+                md5.update(part)
+            packing.add(part)
+            yield part
+        packing.add(padding(entry.size))
+        packing.ended()
+        builder.end(sha256.hexdigest())
+        if entry.path in conffiles:
+            sums[entry.path] = md5.hexdigest()
+
+    def add(entry: Entry, content: bytes) -> None:
+        if chunk := builder.add(entry, content):
+            packing.add(chunk)
+            packing.ended()
+        if writer is not None:
+            writer.add(entry, content)
+
     for entry, written in deb.members(stream):
         if written.endswith("/") and entry.kind != DIR:
             raise PackageError(f"member {written[:200]!r} is named like a folder and is none", where=deb.name)
@@ -136,24 +163,24 @@ def _read(deb: Deb, key: str, expected: Expected, writer: TreeWriter | None) -> 
             footing.add(entry)
         except Corrupt as e:
             raise PackageError(f"the package is refused: {e}", where=deb.name) from None
+        if entry.kind == FILE and entry.size > LARGE:
+            if writer is not None:
+                writer.add(entry, passed(entry))
+            else:
+                for _ in passed(entry):
+                    pass
+            seen[entry.path] = builder.entries[-1]
+            continue
         content = b""
         if entry.kind == FILE and entry.size:
             content = deb.content(stream, entry)
         if entry.path in conffiles and entry.kind == FILE:
             sums[entry.path] = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        chunk = builder.add(entry, content)
+        add(entry, content)
         seen[entry.path] = builder.entries[-1]
-        if chunk:
-            parts.append(chunk)
-        if writer is not None:
-            writer.add(entry, content)
     for entry, content in _info(deb, names, seen):
-        chunk = builder.add(entry, content)
-        if chunk:
-            parts.append(chunk)
-        if writer is not None:
-            writer.add(entry, content)
-    layer = Layer(
+        add(entry, content)
+    return Layer(
         key=key,
         name=expected.name or deb.name,
         entries=tuple(builder.entries),
@@ -161,7 +188,6 @@ def _read(deb: Deb, key: str, expected: Expected, writer: TreeWriter | None) -> 
         conffiles=tuple((shown, sums[path]) for path, shown in conffiles.items() if path in sums),
         date=deb.date,
     )
-    return parts, layer
 
 
 def info_name(fields: dict[str, str]) -> str:

@@ -13,13 +13,17 @@ from mkroot.digest import is_sha256, sha256_file
 from mkroot.errors import MkrootError, StoreError
 from mkroot.store.frame import open_frame, read_piece
 from mkroot.store.layer import LayerStore, frame_key
-from mkroot.store.prune import Item, alone, idle, items, remove
+from mkroot.store.prune import Item, items
 from mkroot.store.seal import opened
 from mkroot.store.store import Store
 from mkroot.store.trees import fault_of
+from mkroot.store.use import alone, idle, remove
 
 NAMED = ("debs", "indices", "releases", "oci")  # kinds whose key is the content's SHA-256
-SEALED = ("built", "causes", "effects", "joined", "registries", "roots", "seen", "unions", "unpacked")
+SEALED = (
+    "built", "causes", "decided", "effects", "finished", "joined", "registries", "roots", "seen", "tails", "unions",
+    "unpacked",
+)  # fmt: skip
 LASTING = ("containers",)  # kinds that are never removed: there is no other copy
 
 Checks = Mapping[str, Callable[[Path], None]]

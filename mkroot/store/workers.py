@@ -18,8 +18,10 @@ from typing import Any
 import msgspec
 
 from mkroot.errors import MkrootError, PackageError
+from mkroot.progress import Spans
 from mkroot.store.layer import Layer, LayerStore
 from mkroot.store.store import Store
+from mkroot.store.timed import TimedWork, Work
 from mkroot.store.trees import Trees
 from mkroot.store.unpack import PENDING, Expected, layer_key, unpack
 from mkroot.store.writer import Chown, make_tree
@@ -45,13 +47,16 @@ class Unpackers:
     """Unpacks packages in as many processes as there are processors.
 
     `put` a job; `done` yields the digests of packages whose trees are complete; `finish` waits for the frames, too.
+    timing: takes what each process did when, as it comes with their answers.
     """
 
-    def __init__(self, store: Store, chown: Chown, count: int | None = None) -> None:
+    def __init__(self, store: Store, chown: Chown, count: int | None = None, timing: Spans | None = None) -> None:
         self._workers: list[_Worker] = []
         self._waiting: deque[Job] = deque()
-        for _ in range(count or len(os.sched_getaffinity(0))):
-            self._workers.append(_Worker(store, chown, [w.socket for w in self._workers]))
+        self._timing = timing
+        for number in range(1, 1 + (count or len(os.sched_getaffinity(0)))):
+            lane = f"unpack {number}" if timing is not None else ""
+            self._workers.append(_Worker(store, chown, [w.socket for w in self._workers], lane))
 
     def put(self, job: Job) -> None:
         """Queue a job and hand it out when a worker is idle; raises what a worker reported."""
@@ -86,7 +91,8 @@ class Unpackers:
             worker.load -= 1
             if isinstance(answer, BaseException):
                 raise answer
-            digest, layer = answer
+            digest, layer, spans = answer
+            self._time(spans)
             yield digest, msgspec.msgpack.decode(layer, type=Layer)
         self._hand_out()
 
@@ -94,10 +100,18 @@ class Unpackers:
         """Let the workers compress what is left, wait for them, and end them; raises what they reported."""
         for worker in self._workers:
             worker.send(("finish", None))
-        errors = [answer for w in self._workers if isinstance(answer := w.receive(), BaseException)]
+        errors = []
+        for worker in self._workers:
+            error, spans = worker.receive()
+            self._time(spans)
+            errors += [error] if error is not None else []
         self.stop()
         if errors:
             raise errors[0]
+
+    def _time(self, spans: Spans) -> None:
+        if self._timing is not None:
+            self._timing.extend(spans)
 
     def stop(self) -> None:
         """End the workers at once; what they had not finished leaves no entry."""
@@ -107,7 +121,7 @@ class Unpackers:
 
 
 class _Worker:
-    def __init__(self, store: Store, chown: Chown, others: list[Any]) -> None:
+    def __init__(self, store: Store, chown: Chown, others: list[Any], lane: str) -> None:
         import socket
 
         self.load = 0
@@ -123,7 +137,7 @@ class _Worker:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 if os.getppid() == parent:
-                    _serve(theirs, store, chown)
+                    _serve(theirs, store, chown, lane)
                     status = 0
             finally:
                 os._exit(status)
@@ -173,12 +187,16 @@ def _ended() -> PackageError:
     )
 
 
-def _serve(connection: Any, store: Store, chown: Chown) -> None:
-    """Answer jobs until `finish`: the tree first; compressing waits while there are trees to make and memory allows."""
+def _serve(connection: Any, store: Store, chown: Chown, lane: str) -> None:
+    """Answer jobs until `finish`: the tree first; compressing waits while there are trees to make and memory allows.
+
+    lane: the name under which it tells, with the next answer, what it did when; "": it does not.
+    """
     pending: deque[tuple[int, Callable[[], None]]] = deque()
     held = 0
     yielding = False
     failed: BaseException | None = None
+    work = TimedWork(lane) if lane else Work()
 
     def answer(value: object) -> None:
         data = pickle.dumps(value)
@@ -205,18 +223,20 @@ def _serve(connection: Any, store: Store, chown: Chown) -> None:
                     finish()
                 except BaseException as e:
                     failed = _portable(e)
-            answer(failed)
+            answer((failed, work.told()))
             return
         try:
-            if job.deb is None:
-                layer = LayerStore(store).load(layer_key(job.expected.sha256))
-                make_tree(LayerStore(store), layer, job.trees, chown)
-            else:
-                size = job.deb.stat().st_size * 4
-                layer, finish = unpack(store, job.deb, job.expected, job.trees, chown, job.codecs)
-                pending.append((size, finish))
-                held += size
-            answer((job.expected.sha256, msgspec.msgpack.encode(layer)))
+            with work.unpacking(job.expected.name):
+                if job.deb is None:
+                    layer = LayerStore(store).load(layer_key(job.expected.sha256))
+                    make_tree(LayerStore(store), layer, job.trees, chown)
+                else:
+                    layer, size, finish = unpack(
+                        store, job.deb, job.expected, job.trees, chown, job.codecs, around=work.around
+                    )
+                    pending.append((size, work.compressing(layer, finish)))
+                    held += size
+            answer((job.expected.sha256, msgspec.msgpack.encode(layer), work.told()))
         except BaseException as e:
             answer(_portable(e))
 

@@ -6,14 +6,15 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from mkroot.errors import RootfsError
 from mkroot.store import marks
-from mkroot.store.layer import NOW, Layer, LayerStore, contents
+from mkroot.store.layer import NOW, Layer, LayerStore, streamed
 from mkroot.store.trees import Trees
 from mkroot.tar.entry import CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry, parent
 
@@ -22,6 +23,13 @@ class Chown(msgspec.Struct, frozen=True):
     """Which owners can be set in a tree on disk: those below `limit` (0: none but the own one)."""
 
     limit: int = 1 << 32
+
+
+class Writer(Protocol):
+    """What takes a layer's members, as `TreeWriter.add` does."""
+
+    def add(self, entry: Entry, content: bytes | Iterable[bytes]) -> None:
+        """Take one member."""
 
 
 class TreeWriter:
@@ -86,8 +94,8 @@ class TreeWriter:
             with contextlib.suppress(OSError):  # a file system without attributes
                 os.setxattr(target, marks.OWNER, f"{entry.uid}:{entry.gid}".encode())
 
-    def add(self, entry: Entry, content: bytes) -> None:
-        """Make one member; raises OSError."""
+    def add(self, entry: Entry, content: bytes | Iterable[bytes]) -> None:
+        """Make one member; raises OSError. content: a FILE's, in parts where it is large."""
         path, root = entry.path, self._root
         if parent(path) not in self._folders:
             self._make_parents(path)
@@ -97,8 +105,8 @@ class TreeWriter:
                 path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, entry.mode, dir_fd=root
             )
             try:
-                if content:
-                    view = memoryview(content)
+                for part in (content,) if isinstance(content, bytes) else content:
+                    view = memoryview(part)
                     while view:
                         view = view[os.write(fd, view) :]
                 if self._own(entry):
@@ -157,7 +165,7 @@ def make_tree(layers: LayerStore, layer: Layer, trees: Trees, chown: Chown) -> P
         with trees.writing(layer.key) as aside:
             aside.mkdir(mode=0o755)
             with TreeWriter(aside, chown) as writer:
-                for entry, content in contents(layers, layer):
+                for entry, content in streamed(layers, layer):
                     writer.add(entry, content)
     return trees.path(layer.key)
 

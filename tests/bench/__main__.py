@@ -1,7 +1,8 @@
 """`make bench`: measures, prints the tables as Markdown and keeps them in bench-out: bench.md, and drawn in bench.svg.
 
-BENCH_RUNS: how often each (default 5). BENCH_ONLY: a comma-separated choice of debian, ubuntu, plan, boot, images and
-start. BENCH_WORK: where the work is done and the packages are kept (default bench-out/work).
+BENCH_RUNS: how often each (default 5). BENCH_ONLY: a comma-separated choice of debian, ubuntu, changes, codecs, plan,
+boot, images, sizes and start; growth stands apart from these, for it takes minutes and gigabytes, and is drawn in
+growth.svg. BENCH_WORK: where the work is done and the packages are kept (default bench-out/work).
 """
 
 from __future__ import annotations
@@ -11,25 +12,31 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mkroot.archive import config
 from mkroot.archive.mirror import mirror
-from tests.bench import boots, images, trust
+from tests.bench import boots, changes, codecs, growth, images, planning, sizes, trust
+from tests.bench.curves import curves
 from tests.bench.measure import Contender, Failed, in_turn, run
 from tests.bench.picture import picture
-from tests.bench.works import DEBIAN, MKROOT, PEERS, ROOT, UBUNTU, Release, Site, cold, floors, plans, starts, warm
+from tests.bench.table import part, table, times, within
+from tests.bench.works import DEBIAN, MKROOT, PEERS, ROOT, UBUNTU, Release, Site, cold, floors, starts, warm
+
+MEMORY = 200  # MiB, the most that a process of a minbase build may take
+ALL = "debian,ubuntu,changes,codecs,plan,boot,images,sizes,start"
 
 
 def main() -> int:
     """Measure everything that was asked for; 1 where a contender is missing or fails."""
     runs = int(os.environ.get("BENCH_RUNS", "5"))
-    only = os.environ.get("BENCH_ONLY", "debian,ubuntu,plan,boot,images,start").split(",")
+    only = os.environ.get("BENCH_ONLY", ALL).split(",")
     if os.geteuid() != 0:
         return _fail("the peers need root: run `make bench` as root")
-    needed = (*PEERS, "ar", *(boots.NEEDED if "boot" in only else ()), *(images.NEEDED if "images" in only else ()))
+    parts = {"boot": boots, "images": images, "changes": changes, "codecs": codecs}
+    needed = [*PEERS, "ar", *(tool for name, module in parts.items() if name in only for tool in module.NEEDED)]
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if missing := [tool for tool in needed if not shutil.which(tool, path=path)]:
         return _fail(f"missing: {', '.join(missing)}; the packages are named in .ci/run")
@@ -44,6 +51,8 @@ def main() -> int:
     (ROOT / "bench-out").mkdir(exist_ok=True)
     (ROOT / "bench-out" / "bench.md").write_text(text)
     (ROOT / "bench-out" / "bench.svg").write_text(picture(text))
+    if "growth" in only:
+        (ROOT / "bench-out" / "growth.svg").write_text(curves(text))
     print(text)
     return 0
 
@@ -90,28 +99,35 @@ def _head(runs: int) -> list[str]:
 
 
 def _measured(site: Site, only: list[str], runs: int) -> Iterator[str]:
-    for name, release, goal in (("debian", DEBIAN, 4), ("ubuntu", UBUNTU, 3)):
+    for name, release, whole in (("debian", DEBIAN, 8), ("ubuntu", UBUNTU, 5)):
         if name in only:
-            yield from _build(site, release, goal, runs)
-    if "plan" in only:
-        contenders = plans(site)
-        update = ["apt-get", "-qq", "update"]
+            yield from _build(site, release, whole, runs)
+    if "changes" in only:
         _open(site)
-        run(Contender("apt's lists", [update], contenders[2].environ), site.log)
-        _round(site, contenders, runs)
-        known, first = contenders[:3], contenders[3:]
-        title = "Ubuntu main and universe, what to install"
-        yield from _table(f"{title}: indices known (goal 0.5 s)", known, "apt-get -s, indices known", {})
-        yield from _table(f"{title}: first time (goal 4 s)", first, "apt-get update and -s, first time", {})
+        yield from changes.tables(site, runs)
+    if "codecs" in only:
+        _open(site)
+        yield from codecs.tables(site, runs)
+    if "plan" in only:
+        yield from planning.tables(site, runs, site.work / "mirror" / "closed")
+        _complete(site)
     if "boot" in only:
         yield from _boots(site, runs)
     if "images" in only:
         yield from _images(site, runs)
+    if "sizes" in only:
+        _open(site)
+        yield from sizes.tables(site)
+    if "growth" in only:
+        _open(site)
+        yield from growth.lines(site, runs)
     if "start" in only:
         site.recipe(UBUNTU, "noble-gzip")
         contenders = starts(site)
         _round(site, contenders, runs)
-        yield from _table("Start", contenders, "floor: python -c pass", {})
+        version, check, bare = contenders
+        goals = {version.name: [within(0.10)], check.name: [within(0.15)]}
+        yield from table("Start", contenders, bare, goals, bare.median)
 
 
 def _boots(site: Site, runs: int) -> Iterator[str]:
@@ -119,15 +135,17 @@ def _boots(site: Site, runs: int) -> Iterator[str]:
     print("  building what is booted", flush=True)
     boots.prepare(site)
     boots.floor_command(site)
-    for title, contenders, goal in (
-        ("The smallest machine: QEMU's start to the guest's verdict", boots.micro(site), 1 / 1.5),
-        ("A disk with systemd: QEMU's start to the guest's verdict", boots.systemd(site), 1 / 0.75),
+    for title, contenders, factor in (
+        ("The smallest machine: QEMU's start to the guest's verdict", boots.micro(site), 1.5),
+        ("A disk with systemd: QEMU's start to the guest's verdict", boots.systemd(site), 0.75),
     ):
         in_turn(contenders, runs, site.log)
-        yield from _table(title, contenders, contenders[1].name, {contenders[0].name: goal})
+        own, peer = contenders
+        yield from table(title, contenders, peer, {own.name: [times(factor, peer.median, peer.name)]})
     contenders = boots.disks(site)
     _round(site, contenders, runs)
-    yield from _table("A machine's disk.raw", contenders, contenders[1].name, {contenders[0].name: 8})
+    own, peer = contenders
+    yield from table("A machine's disk.raw", contenders, peer, {own.name: [part(8, peer)]})
     yield boots.size_line(site)
     yield ""
 
@@ -145,18 +163,24 @@ def _images(site: Site, runs: int) -> Iterator[str]:
                 {"mkroot commit, gzip": 3, "mkroot commit, not compressed": 3},
             ),
             ("The base to an empty registry", images.pushes(bench), "skopeo copy", {"mkroot push": 2}),
+            ("The base with other layers, without a build", images.relayers(bench), "skopeo copy, gzip to zstd", {}),
         ):
             for contender in contenders:
                 run(contender, site.log)
             in_turn(contenders, runs, site.log)
-            yield from _table(title, contenders, peer, goals)
+            other = next(c for c in contenders if c.name == peer)
+            floor = next((c.median for c in contenders if c.name.startswith("floor")), None)
+            yield from table(title, contenders, other, {n: [part(whole, other)] for n, whole in goals.items()}, floor)
         yield images.bump_line(bench)
+        yield ""
+        yield images.pull_line(bench)
         yield ""
         yield images.disk_line(bench)
         yield ""
 
 
-def _build(site: Site, release: Release, goal: int, runs: int) -> Iterator[str]:
+def _build(site: Site, release: Release, whole: int, runs: int) -> Iterator[str]:
+    """Measure builds of a release's minbase. whole: a cold build's goal is `1/whole` of mmdebstrap."""
     first = cold(site, release)
     store = site.environ(site.work / f"store-{release.suite}")
     recipes = [site.work / f"{release.suite}-{codec}.yaml" for codec in ("gzip", "zstd")]
@@ -170,15 +194,33 @@ def _build(site: Site, release: Release, goal: int, runs: int) -> Iterator[str]:
     in_turn(second, runs, site.log)
     third = floors(site, release)
     in_turn(third, runs, site.log)
-    peer = next(c for c in first if c.name == "mmdebstrap")
-    goals = {"mkroot": goal, "mkroot, image in zstd": goal, "mkroot, no lock yet": goal}
-    yield from _table(f"{release.name} minbase, empty store", first, "mmdebstrap", goals)
-    later = {"mkroot": 12, "mkroot, image in zstd": 12, "mkroot, nothing changed": 40}
-    yield from _table(f"{release.name} minbase, store known", [*second, peer], "mmdebstrap", later)
-    yield from _table(f"{release.name} minbase, the floor", [*third, peer], "mmdebstrap", {})
+    peers = {c.name: c for c in first if not c.name.startswith("mkroot")}
+    peer = peers["mmdebstrap"]
+    floor = sum(c.median for c in third)  # the scripts of a package wait until it is decompressed
+    goals = [part(whole, peer)]
+    if release is DEBIAN:
+        goals += [part(15, peers["debootstrap"])] if "debootstrap" in peers else []
+        goals.append(times(1.5, floor))
+    built = {c.name: goals for c in first if c.name in ("mkroot", "mkroot, image in zstd")}
+    yield from table(
+        f"{release.name} minbase, empty store", first, peer, {**built, "mkroot, no lock yet": goals[:1]}, floor
+    )
+    yield _memory(f"{release.name} minbase, empty store", first)
+    yield ""
+    copy = second[-1]
+    goals = [part(100, peer), times(2, copy.median, "cp and sha256sum")]
+    later = {"mkroot": goals, "mkroot, image in zstd": goals, "mkroot, nothing changed": [within(0.1)]}
+    yield from table(f"{release.name} minbase, store known", [*second, peer], peer, later, copy.median)
+    yield from table(f"{release.name} minbase, the floor", [*third, peer], peer)
     for line in trust.lines(site, release, first, runs):
         yield line
         yield ""
+
+
+def _memory(title: str, contenders: list[Contender]) -> str:
+    peak = max(c.peak for c in contenders if c.name.startswith("mkroot")) / 2**20
+    verdict = "met" if peak <= MEMORY else "missed"
+    return f"{title}: the biggest process of any build took {peak:.0f} MiB (goal: {MEMORY} MiB, {verdict})"
 
 
 def _open(site: Site) -> None:
@@ -193,26 +235,15 @@ def _round(site: Site, contenders: list[Contender], runs: int) -> None:
         run(contender, site.log)
     (site.work / "mirror" / "closed").touch()
     in_turn(contenders, runs, site.log)
+    _complete(site)
+
+
+def _complete(site: Site) -> None:
+    """Raise Failed where a measured run asked for a package or a Release that was not on loopback."""
     missed = site.work / "mirror" / "missed"
     needed = [n for n in missed.read_text().split() if "/pool/" in n or "InRelease" in n] if missed.exists() else []
     if needed:
         raise Failed(f"asked for in a measured run and not there: {', '.join(sorted(set(needed))[:5])}")
-
-
-def _table(title: str, contenders: list[Contender], peer: str, goals: Mapping[str, float]) -> Iterator[str]:
-    """Yield a table: seconds, spread, memory, and the ratio to the peer with its goal."""
-    base = next(c for c in contenders if c.name == peer).median
-    yield f"### {title}"
-    yield ""
-    yield f"| | seconds | least to most | peak memory | {peer} ÷ this | goal |"
-    yield "|---|---:|---:|---:|---:|---:|"
-    for c in contenders:
-        ratio = base / c.median
-        goal = goals.get(c.name)
-        verdict = "" if goal is None else f"{goal:.3g} {'met' if ratio >= goal else 'missed'}"
-        spread = f"{min(c.seconds):.3f} to {max(c.seconds):.3f}"
-        yield f"| {c.name} | {c.median:.3f} | {spread} | {c.peak / 2**20:.0f} MiB | {ratio:.2f} | {verdict} |"
-    yield ""
 
 
 if __name__ == "__main__":

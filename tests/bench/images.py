@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.bench.measure import Contender, Failed
 from tests.bench.works import MKROOT, UBUNTU, Site
+from tests.unit.partial import of_file
 
 NEEDED = ("podman", "crun", "skopeo", "docker-registry")
 BASE = "bench:base"
@@ -158,6 +159,41 @@ def pushes(bench: Bench) -> list[Contender]:
     ]
 
 
+def relayers(bench: Bench) -> list[Contender]:
+    """The base with other layers: of what its build left in the store, and of its layers alone."""
+    _foreign(bench)
+    foreign = bench.environ | {"MKROOT_STORE": str(bench.work / "foreign")}
+
+    def forget() -> None:
+        for store in ({}, foreign):
+            environ = {**os.environ, **bench.environ, **store}
+            subprocess.run([MKROOT, "rmi", "-f", "bench:cut"], check=False, capture_output=True, env=environ)
+
+    cut = [MKROOT, "relayer", BASE, "bench:cut"]
+    zstd = [*cut, "--compression", "zstd"]
+    copy = bench.work / "copy"
+    skopeo = ["skopeo", "copy", "-q", "--dest-compress-format", "zstd", f"oci:{bench.work}/store/oci:{BASE}"]
+    return [
+        Contender("mkroot relayer, gzip to zstd", [zstd], bench.environ, before=forget),
+        Contender("mkroot relayer, single to source", [[*cut, "--by", "source"]], bench.environ, before=forget),
+        Contender("mkroot relayer, gzip to zstd, of a foreign image", [zstd], foreign, before=forget),
+        Contender(
+            "mkroot relayer, single to source, of a foreign image", [[*cut, "--by", "source"]], foreign, before=forget
+        ),
+        Contender("skopeo copy, gzip to zstd", [[*skopeo, f"oci:{copy}:base"]], fresh=[copy]),
+    ]
+
+
+def _foreign(bench: Bench) -> None:
+    """Make a store that has the base, and knows nothing of its build."""
+    archive = bench.work / "base.tar"
+    archive.unlink(missing_ok=True)
+    shutil.rmtree(bench.work / "foreign", ignore_errors=True)
+    bench.mkroot("save", BASE, str(archive), "--format", "oci-archive")
+    environ = {**os.environ, **bench.environ, "MKROOT_STORE": str(bench.work / "foreign")}
+    subprocess.run([MKROOT, "load", str(archive)], check=True, env=environ, capture_output=True)
+
+
 def _raw(bench: Bench) -> float:
     """Put each blob of the image by hand; return the seconds."""
     bench.empty_registry()
@@ -198,6 +234,30 @@ def bump_line(bench: Bench) -> str:
     goal = "met" if share <= 15 else "missed"
     return (
         f"push again after {name} was bumped, layers by source: {share:.1f} % of the image's bytes (goal: 15 %, {goal})"
+    )
+
+
+def pull_line(bench: Bench) -> str:
+    """Bump one package of the base, in one chunked layer; return what one fetches who has the image from before.
+
+    Counted by the tables of contents; that podman fetches no more shows `tests/integration/test_partial_pull.py`.
+    """
+    name, old = _older(bench)
+    tables = []
+    for compression, include in (("zstd", name), ("zstd:chunked", f"{name}={old}"), ("zstd:chunked", name)):
+        recipe = bench.recipe("pulled", (include,), compression=compression, tags=["bench:pulled"])
+        bench.mkroot("build", "-o", str(bench.work / "out"), "--no-lock", str(recipe))
+        ((layer,),) = [image["Layers"] for image in json.loads(bench.mkroot("inspect", "bench:pulled"))]
+        if compression == "zstd":
+            plain = layer["Size"]
+        else:
+            blob = bench.work / "store/oci/blobs/sha256" / layer["Digest"].removeprefix("sha256:")
+            tables.append(of_file(str(blob), layer["Annotations"]))
+    before, after = tables
+    fetched = after.bytes + after.missing(before.digests())[0]
+    return (
+        f"pull again after {name} was bumped, one layer in zstd:chunked: {100 * fetched / layer['Size']:.1f} % of its "
+        f"bytes; the layer is {100 * (layer['Size'] / plain - 1):.1f} % bigger than in zstd"
     )
 
 

@@ -63,7 +63,9 @@ def run(contender: Contender, log: Path) -> tuple[float, int]:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environ)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-            memory = max(memory, usage.ru_maxrss * 1024)  # of the process, and of those that it waited for
+            # Of the process, and of those that it waited for and they did; at least what the bench itself has, whose
+            # memory a new process shares until it executes. Files in memory (tmpfs) are in nobody's.
+            memory = max(memory, usage.ru_maxrss * 1024)
             if process.returncode:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
                 raise Failed(f"{contender.name}: `{' '.join(command)}` ended with {process.returncode}\n{tail}")

@@ -72,7 +72,7 @@ class Site:
         path.write_text(f'[mirrors]\ndebian-security = "{self.base}/debian-security"\n')
         return path
 
-    def recipe(self, release: Release, name: str, **more: object) -> Path:
+    def recipe(self, release: Release, name: str, /, **more: object) -> Path:
         """Write a recipe (JSON is YAML) and return its path."""
         path = self.work / f"{name}.yaml"
         data: dict[str, object] = {
@@ -147,7 +147,7 @@ def warm(site: Site, release: Release) -> list[Contender]:
         Contender(
             "mkroot, image in zstd", [[MKROOT, "build", "-o", str(out), str(zstd)]], environ, [out / f"{zstd.stem}"]
         ),
-        _copy(site, out / gzip.stem),
+        _copy(site, out / zstd.stem),
     ]
 
 
@@ -172,12 +172,12 @@ def floors(site: Site, release: Release) -> list[Contender]:
             [["chroot", str(copy), "dpkg", "--force-unsafe-io", "--configure", "-a"]],
             environ,
             [copy],
-            lambda: _copied(root, copy),
+            lambda: copied(root, copy),
         ),
     ]
 
 
-def _copied(root: Path, copy: Path) -> None:
+def copied(root: Path, copy: Path) -> None:
     subprocess.run(["cp", "-a", root, copy], check=True)
     (copy / "dev").mkdir(exist_ok=True)
     for name, minor in (("null", 3), ("zero", 5), ("urandom", 9)):

@@ -43,6 +43,7 @@ KINDS = {  # kind: which files of the store
     "seen": "seen/*/*",
     "built": "built/*/*",
     "roots": "roots/*/*",
+    "decided": "decided/*/*",
     "blobs": "oci/blobs/sha256/*",
 }
 TOLD = ("seen", "blobs")  # what a build cannot make again by itself: it says so, or does not need it

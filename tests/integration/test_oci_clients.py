@@ -74,7 +74,7 @@ def shell_root(store: Store) -> Assembly:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    # podman makes an image's name of an archive's path, and takes no name with "_" at the end of a part; mkdtemp gives such
+    # podman makes an image's name of an archive's path, and takes none with "_" at a part's end, as mkdtemp gives them
     folder = Path(tempfile.gettempdir(), f"mkroot-{secrets.token_hex(6)}")
     folder.mkdir()
     folder.chmod(0o755)

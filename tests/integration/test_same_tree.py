@@ -25,8 +25,8 @@ def explained() -> list[str]:
 
 def sources(distro: str, suite: str) -> list[str]:
     """Return the one-line sources that mkroot itself would take."""
+    from mkroot.origins import origin
     from mkroot.recipe.load import load
-    from mkroot.sources import origin
 
     def reader(path: str) -> bytes:
         return RECIPE.format(distro=distro, suite=suite).encode()

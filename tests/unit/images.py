@@ -79,7 +79,11 @@ def add_image(
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": {"mediaType": CONFIG, "digest": told.digest, "size": told.size},
-            "layers": [{"mediaType": d.media_type, "digest": d.digest, "size": d.size} for d in descriptors],
+            "layers": [
+                {"mediaType": d.media_type, "digest": d.digest, "size": d.size}
+                | ({"annotations": d.annotations} if d.annotations else {})
+                for d in descriptors
+            ],
         }
         put = layout.put(json.dumps(manifest).encode(), MANIFEST)
         descriptor = Descriptor(

@@ -32,7 +32,7 @@ def layer(
     store: Store, folder: Path, name: str, trees: Trees | None = None, fields: Any = None, **content: Any
 ) -> Layer:
     path, expected = deb(folder, name, Content(**content), **(fields or {}))
-    unpack(store, path, expected, trees, Chown())[1]()
+    unpack(store, path, expected, trees, Chown())[2]()
     return LayerStore(store).load(layer_key(expected.sha256))
 
 

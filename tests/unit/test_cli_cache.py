@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mkroot.errors import StoreError
-from mkroot.store.prune import prune, usage, using
+from mkroot.store.prune import prune, usage
 from mkroot.store.store import Store
+from mkroot.store.use import using
 from tests.unit.commands import Program, small_archive
 
 RECIPE = {"packages": {"variant": "none", "include": ["tool"]}, "configure": "none", "outputs": ["tar", "oci"]}

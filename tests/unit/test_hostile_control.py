@@ -369,6 +369,6 @@ def test_the_database_holds_one_stanza_of_each_package(field: str, tmp_path: Pat
     data = inner(text=CONTROL + "X-Field: a\n .\n Status: install ok installed\n")("")
     (tmp_path / "a.deb").write_bytes(data)
     store = Store(tmp_path / "store")
-    unpack(store, tmp_path / "a.deb", expected(data), None, Chown())[1]()
+    unpack(store, tmp_path / "a.deb", expected(data), None, Chown())[2]()
     stanza = database.unpacked_stanza(LayerStore(store).load(layer_key(expected(data).sha256)))
     assert database.states(stanza + b"\n") == {"a:all": "unpacked"}

@@ -39,7 +39,7 @@ def taken(case: Case, folder: Path) -> Path | None:
     found = []
     for store, where in ((Store(inner / "one"), trees), (Store(inner / "two"), None)):
         try:
-            unpack(store, inner / "a.deb", expected(data), where, OWNERS)[1]()
+            unpack(store, inner / "a.deb", expected(data), where, OWNERS)[2]()
         except PackageError as e:
             assert case.refused, e
             assert re.search(case.refused, e.what), e

@@ -169,7 +169,7 @@ def rooted(case: Together, folder: Path, canary: str) -> tuple[LayerStore, Root]
         path.write_bytes(data)
         promised = expected(data)
         promised = type(promised)(promised.sha256, "abc"[number], "1", "all", 1)
-        unpack(layers.store, path, promised, None, Chown())[1]()
+        unpack(layers.store, path, promised, None, Chown())[2]()
         made.append(layers.load(layer_key(promised.sha256)))
     bare = rooting.empty_root(layers, "amd64")
     return layers, rooting.unscripted(layers, bare, made, "none", None, Progress())

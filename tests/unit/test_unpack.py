@@ -172,7 +172,7 @@ def test_malformed_streams_are_refused(store: Store, tmp_path: Path, case: str) 
 
 def test_good_stream_is_accepted(store: Store, tmp_path: Path) -> None:
     path, expected = deb(tmp_path, "a", _data(GOOD + bytes(10240)))
-    unpack(store, path, expected, Trees(tmp_path / "t"), Chown())[1]()
+    unpack(store, path, expected, Trees(tmp_path / "t"), Chown())[2]()
     assert LayerStore(store).has(layer_key(expected.sha256))
 
 
@@ -188,7 +188,7 @@ def test_compressed_streams_are_read_whole_or_refused(store: Store, tmp_path: Pa
         return tmp_path / "p.deb", Expected(hashlib.sha256(blob).hexdigest(), "a", "1", "all")
 
     path, expected = package(two)
-    unpack(store, path, expected, None, Chown())[1]()
+    unpack(store, path, expected, None, Chown())[2]()
     assert "x" in {e.path for e in LayerStore(store).load(layer_key(expected.sha256)).entries}
     for bad in (two[:-3], two + b"garbage", two[:40] + b"\0\0\0\0" + two[44:]):
         path, expected = package(bad)
