@@ -16,6 +16,8 @@ from pathlib import Path
 import msgspec
 
 from mkroot.rootfs.effects import DATED, LARGEST, STRANGE, Effects, Unknowable, difference, gather, put
+from mkroot.rootfs.identity import SINGLE
+from mkroot.rootfs.pathcalls import MACHINE
 from mkroot.rootfs.states import States
 from mkroot.rootfs.trace import Trace, identity
 from mkroot.rootfs.tree import Tree
@@ -149,6 +151,11 @@ class Memo:
             kept = [*new, *(e for e in old if e not in new)][: max(KEPT, len(new))]
             if kept != list(old):
                 keep(self._store, key, kept)
+
+
+def can_follow(identity: str) -> bool:
+    """Tell whether scripts can be followed: a process has one listener, and the owners of a single id need it."""
+    return identity != SINGLE and os.uname().machine == MACHINE
 
 
 def mostly_known(store: Store, identity: str, packages: Sequence[Layer]) -> bool:

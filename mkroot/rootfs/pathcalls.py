@@ -13,6 +13,7 @@ OPEN, STAT, LOOK, LINKED, ENTER, RUN = "open", "stat", "look", "readlink", "chdi
 REMOVE, REMOVE_DIR, MAKE_DIR, MAKE_LINK, JOIN, MOVE = "unlink", "rmdir", "mkdir", "symlink", "link", "rename"
 CHANGE, CHANGE_OPEN, CONNECT, STRANGE = "change", "fchange", "connect", "strange"
 
+MACHINE = "x86_64"  # whose calls these are; on another one no script is followed
 _AUDIT = 0xC000003E  # AUDIT_ARCH_X86_64
 _LAST = 462  # mseal: the newest call of which it is known that it names no file, or how
 _NOTIFY, _ALLOW = 0x7FC00000, 0x7FFF0000  # include/uapi/linux/seccomp.h

@@ -20,7 +20,7 @@ from mkroot.errors import SandboxError
 from mkroot.rootfs import dpkg, linux
 from mkroot.rootfs.capture import COARSE, Event, capture
 from mkroot.rootfs.identity import SINGLE, Identity
-from mkroot.rootfs.memo import Memo, Unusable
+from mkroot.rootfs.memo import Memo, Unusable, can_follow
 from mkroot.rootfs.merge import Merge, alias_links, diversions
 from mkroot.rootfs.sandbox import Sandbox
 from mkroot.rootfs.top import Top
@@ -129,7 +129,7 @@ def configure(
     with store.lock("stages", key):
         if not layers.has(key):
             start = time.clock_gettime(COARSE)
-            known = Memo(store, identity.kind, start) if memo and identity.kind != SINGLE else None
+            known = Memo(store, identity.kind, start) if memo and can_follow(identity.kind) else None
             try:
                 _run(layers, identity, trees, root, stage, key, note, known)
             except Unusable:

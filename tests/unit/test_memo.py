@@ -102,6 +102,11 @@ def test_a_damaged_record_is_none(cut: int, tmp_path: Path) -> None:
     assert [c.item.kind for c in verify(store) if c.fault] == ["effects"]
 
 
+def test_where_scripts_cannot_be_followed_they_run() -> None:
+    assert not memo.can_follow("single")
+    assert memo.can_follow("root") == (os.uname().machine == "x86_64")
+
+
 def test_another_identity_or_script_has_other_records() -> None:
     keys = {memo.script_key(script, kind) for script in (b"a", b"b") for kind in ("root", "mapped")}
     assert len(keys) == 4
