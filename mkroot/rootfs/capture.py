@@ -58,9 +58,13 @@ def capture(
     origins: dict[str, str] = {}
     changed = _changed_links(changes) | set(keep)
     whens = [e.when for e in events]
+    # A copy with the time of what an earlier stage wrote, such as /etc/group-: when that was is nobody's business.
+    builds = {n.entry.sha256 for n in before.nodes.values() if n.entry.mtime == NOW and n.entry.size}
     for found in changes.entries:
         content = _content(changes, found)
         entry = _entry(found, content, start, epoch)
+        if entry.sha256 in builds:
+            entry = msgspec.structs.replace(entry, mtime=NOW)
         node = before.nodes.get(entry.path)
         if heirs and (entry.uid, entry.gid) == (0, 0):
             entry = _heir(entry, before)
