@@ -133,7 +133,15 @@ def root_of(
                 todo = [s for s in rooting.stages(members, date, recipe) if s.name == name]
                 told = progress.warn if options.explain_cache else None
                 root = rooting.configured(
-                    layers, identity, trees, root, todo, progress, f"{recipe.name} {architecture}", told
+                    layers,
+                    identity,
+                    trees,
+                    root,
+                    todo,
+                    progress,
+                    f"{recipe.name} {architecture}",
+                    told,
+                    options.scripts,
                 )
             supply.finish()
         elif image is not None:

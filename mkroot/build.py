@@ -32,7 +32,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     none), "locked" (there must be one), "none" (neither read nor write one). tags: image references besides the
     recipe's. architectures: in place of the recipe's. mirror: in place of the one mkroot would find. written: addresses
     of the archive and of Debian's security archive ("" for none) that apt in the image is given, in place of this
-    build's mirror.
+    build's mirror. scripts: as `rooting.configured` takes it.
     """
 
     out: Path = Path("out")
@@ -46,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     defines: dict[str, str] = {}
     allow_expired: bool = False
     explain_cache: bool = False
+    scripts: str = "auto"
 
 
 class Artifact(msgspec.Struct, frozen=True):

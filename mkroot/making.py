@@ -50,7 +50,8 @@ def make(
     known = unchanged.recall(store, target, key)
     if known is not None and _tagged(store, built := msgspec.msgpack.decode(known, type=Built), recipe, options):
         return msgspec.structs.replace(built, unchanged=True, steps=tuple(progress.steps[began:]))
-    if not options.explain_cache and (copied := _copied(store, key, recipe, architecture, options, progress, siblings)):
+    asked = options.explain_cache or options.scripts != "auto"
+    if not asked and (copied := _copied(store, key, recipe, architecture, options, progress, siblings)):
         unchanged.remember(store, target, key, msgspec.msgpack.encode(copied))
         stored = Sources(stored=copied.packages)
         return msgspec.structs.replace(copied, steps=tuple(progress.steps[began:]), sources=stored)

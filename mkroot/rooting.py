@@ -25,6 +25,7 @@ from mkroot.rootfs.apt_sources import write_apt_sources
 from mkroot.rootfs.assembly import Assembly
 from mkroot.rootfs.capture import COARSE, Event, capture
 from mkroot.rootfs.identity import SINGLE, Identity
+from mkroot.rootfs.memo import Memo, mostly_known
 from mkroot.rootfs.merge import alias_links
 from mkroot.rootfs.parts import cut
 from mkroot.rootfs.sandbox import Sandbox
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mkroot.additions import Inside
     from mkroot.rootfs.static.configure import StaticReport
 
+AUTO, RUN, FOLLOW = "auto", "run", "follow"  # of `configured`
 CONFIGURING = "configure "  # what the steps are called that configure packages
 FORMAT = "1"  # of what this module does; part of the keys of what it stores
 Origins = Mapping[str, str]
@@ -110,19 +112,37 @@ def configured(
     progress: Progress,
     place: str = "",
     told: Callable[[str], None] | None = None,
+    scripts: str = AUTO,
 ) -> Root:
     """Configure stage after stage; raises SandboxError, RootfsError.
 
     place: the recipe and architecture, for the memory of what its stages were made of. told: called with a sentence on
-    why each stage was made again, or was not.
+    why each stage was made again, or was not, and on each script that ran in one that was an update. scripts: whether
+    a script's known effects may stand for it, and scripts are followed to know them: AUTO, in a stage that is an update
+    of one that the store has made before; RUN, never; FOLLOW, always.
     """
     for stage in todo:
         with progress.step(f"{CONFIGURING}{stage.name}", len(stage.packages), "packages") as p:
             p.cached = layers.has(stage_key(root.key, stage))
             p.result = f"{len(stage.packages)} packages"
+            memo = scripts == FOLLOW or (
+                scripts == AUTO
+                and not p.cached
+                and (
+                    causes.updates(layers.store, place, stage)
+                    or mostly_known(layers.store, identity.kind, stage.packages)
+                )
+            )
+            why = causes.cause(layers.store, place, root.key, stage, made=not p.cached)
             if told is not None:
-                told(causes.cause(layers.store, place, root.key, stage, made=not p.cached))
-            root = configure(layers, identity, trees, root, stage, note=Following(progress))
+                told(why)
+
+            def ran(memo: Memo, name: str = stage.name) -> None:
+                for line in memo.told():
+                    if told is not None:
+                        told(f"stage {name}: {line}")
+
+            root = configure(layers, identity, trees, root, stage, Following(progress), memo=memo, told=ran)
     return root
 
 

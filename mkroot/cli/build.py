@@ -39,7 +39,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     lock.add_argument("--locked", action="store_true", help="build from the lock; it is an error where there is none")
     lock.add_argument("--no-lock", action="store_true", help="neither read nor write a lock")
     parser.add_argument("--tag", action="append", default=[], metavar="T", help="a further tag for the image; repeat")
-    parser.add_argument("--explain-cache", action="store_true", help="tell which input made a stage be made again")
+    parser.add_argument(
+        "--explain-cache", action="store_true", help="tell which input made a stage be made again, and a script run"
+    )
+    scripts = parser.add_mutually_exclusive_group()
+    scripts.add_argument("--rerun-scripts", action="store_true", help="let no script's known effects stand for it")
+    scripts.add_argument(
+        "--follow-scripts", action="store_true", help="note each script's effects in a first build, too: slower now"
+    )
     parser.add_argument("--timings", metavar="FILE", help="write a page (HTML) that shows where the time went")
     add_recipe_options(parser)
     parser.set_defaults(run=run)
@@ -65,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         lock="locked" if args.locked else "none" if args.no_lock else "auto",
         tags=_tags(args.tag),
         explain_cache=args.explain_cache,
+        scripts="run" if args.rerun_scripts else "follow" if args.follow_scripts else "auto",
     )
     progress = make_progress()
     timings = _timings(args.timings, options, progress)

@@ -36,6 +36,8 @@ def capture(
     keep: Collection[str] = (),
     owners: Mapping[str, tuple[int, int]] | None = None,
     heirs: bool = False,
+    writers: Mapping[str, tuple[int, str]] | None = None,
+    epoch: int | None = None,
 ) -> tuple[Layer, list[bytes]]:
     """Return the layer of what an upper folder holds, and the chunks of its stream.
 
@@ -43,7 +45,10 @@ def capture(
     written since carries no time of its own. events: the scripts in order, to tell which one wrote a path.
     keep: paths that belong to the layer though nothing changed them. owners: as `read_upper` takes them.
     heirs: where there is one id only, a program that replaces a file keeps the owner that stat shows, which is root;
-    the new file is taken to belong to whom the old one did. Raises RootfsError, OSError.
+    the new file is taken to belong to whom the old one did.
+    writers: who is known to have changed a path last, with its ctime after that (nanoseconds).
+    epoch: the date of the newest package; a later time is a build's, such as that of a copy of what an earlier stage
+    wrote, and none of the file's own. Raises RootfsError, OSError.
     """
     changes = read_upper(upper, owners=owners)
     for found in changes.entries:
@@ -53,15 +58,20 @@ def capture(
     origins: dict[str, str] = {}
     changed = _changed_links(changes) | set(keep)
     whens = [e.when for e in events]
+    # A copy with the time of what an earlier stage wrote, such as /etc/group-: when that was is nobody's business.
+    builds = {n.entry.sha256 for n in before.nodes.values() if n.entry.mtime == NOW and n.entry.size}
     for found in changes.entries:
         content = _content(changes, found)
-        entry = _entry(found, content, start)
+        entry = _entry(found, content, start, epoch)
+        if entry.sha256 in builds:
+            entry = msgspec.structs.replace(entry, mtime=NOW)
         node = before.nodes.get(entry.path)
         if heirs and (entry.uid, entry.gid) == (0, 0):
             entry = _heir(entry, before)
         if node is not None and entry.path not in changed and _same(entry, node.entry, entry.path in changes.opaque):
             continue
-        origins[entry.path] = _who(os.lstat(changes.path_of(found)).st_ctime, whens, events)
+        writer = (writers or {}).get(entry.path)
+        origins[entry.path] = _who(os.lstat(changes.path_of(found)), whens, events, writer)
         if chunk := builder.add(entry, content):
             chunks.append(chunk)
     gone = tuple(p for p in changes.removed if p in before.nodes or p in changed)
@@ -89,8 +99,8 @@ def _content(changes: Changes, entry: Entry) -> bytes:
         return f.read()
 
 
-def _entry(entry: Entry, content: bytes, start: float) -> Entry:
-    mtime = NOW if entry.mtime >= int(start) else entry.mtime
+def _entry(entry: Entry, content: bytes, start: float, epoch: int | None) -> Entry:
+    mtime = NOW if entry.mtime >= int(start) or (epoch is not None and entry.mtime > epoch) else entry.mtime
     if entry.kind == FILE:
         return msgspec.structs.replace(
             entry, mtime=mtime, size=len(content), sha256=hashlib.sha256(content).hexdigest()
@@ -121,10 +131,12 @@ def _same(new: Entry, old: Entry, opaque: bool) -> bool:
     return (new.size, new.sha256, new.link, new.device) == (old.size, old.sha256, old.link, old.device)
 
 
-def _who(when: float, whens: Sequence[float], events: Sequence[Event]) -> str:
+def _who(found: os.stat_result, whens: Sequence[float], events: Sequence[Event], writer: tuple[int, str] | None) -> str:
     """Return the script that ran when a file was last changed; what was there before the first is mkroot's own.
 
-    whens: when each of the events was.
+    whens: when each of the events was. writer: who is known to have changed it last, with the ctime after that.
     """
-    index = bisect.bisect_right(whens, when) - 1
+    if writer is not None and writer[0] == found.st_ctime_ns:
+        return writer[1]
+    index = bisect.bisect_right(whens, found.st_ctime) - 1
     return events[index].what if index >= 0 else "mkroot: dpkg's database"

@@ -262,3 +262,24 @@ def limit_capabilities(names: frozenset[str]) -> None:
         if number >= len(CAPABILITIES) or CAPABILITIES[number] not in names:
             prctl(PR_CAPBSET_DROP, number)
         number += 1
+
+
+class _Piece(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+def read_memory(pid: int, address: int, size: int) -> bytes:
+    """Return up to `size` bytes of another process's memory (process_vm_readv(2)); raises OSError."""
+    data = bytearray(size)
+    ours = _Piece(ctypes.addressof(ctypes.c_char.from_buffer(data)), size)
+    theirs = _Piece(address, size)
+    done = _libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0)
+    return bytes(data[: _check(int(done))])
+
+
+def write_memory(pid: int, address: int, data: bytes) -> None:
+    """Write into another process's memory (process_vm_writev(2)); raises OSError."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    ours, theirs = _Piece(ctypes.addressof(buffer), len(data)), _Piece(address, len(data))
+    if _check(int(_libc.process_vm_writev(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0))) != len(data):
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from mkroot.rootfs import firstprocess, linux, sandbox_init
 from mkroot.rootfs.identity import SINGLE, Identity
 from mkroot.rootfs.owners import Owners
 from mkroot.rootfs.streams import Collector, StatusCallback, Streams
+
+if TYPE_CHECKING:
+    from mkroot.rootfs.watch import Watch, Watcher
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Policy 9.3.3.2 (invoke-rc.d asks it): 101 forbids the action.
@@ -93,6 +97,7 @@ class Sandbox:
     root: a folder or mount point, in this process's mount namespace. network: keep the host's network, with its
     resolv.conf (hooks only; the host's abstract and loopback sockets can be reached then). start_stop: hide the root's
     start-stop-daemon; off for hooks that may upgrade dpkg. sysfs: mount a read-only /sys. epoch: SOURCE_DATE_EPOCH.
+    watcher: makes what follows the scripts in it, where the kernel can tell of their system calls (`Memo.watch`).
 
     When it ends, however it ends, every process in it is gone, and what it mounted left no trace in the root. It ends
     at once when mkroot is killed.
@@ -109,6 +114,7 @@ class Sandbox:
         environment: Mapping[str, str] | None = None,
         start_stop: bool = True,
         sysfs: bool = False,
+        watcher: Watcher | None = None,
     ) -> None:
         self.root = root
         self.identity = identity
@@ -119,6 +125,8 @@ class Sandbox:
         self._control: socket.socket | None = None
         self._created: list[str] = []
         self._owners: Owners | None = None
+        self._watcher = watcher
+        self._watch: Watch | None = None
         self._busy = threading.Lock()
 
     # ---- start and end
@@ -161,6 +169,8 @@ class Sandbox:
             self._pid = 0
         if self._owners is not None:
             self._owners.close()
+        if self._watch is not None:
+            self._watch.close()
         self._remove_created()
 
     def owners(self) -> dict[str, tuple[int, int]]:
@@ -199,13 +209,16 @@ class Sandbox:
             "hostname": self._hostname,
             "files": files,
             "single": self.identity.kind == SINGLE,
+            "watched": self._watcher is not None,
         }
 
     def _receive(self) -> list[str]:
         assert self._control is not None
         data, fds, _, _ = socket.recv_fds(self._control, sandbox_init.MESSAGE, 1)
-        if fds:
+        if fds and self.identity.kind == SINGLE:
             self._owners = Owners(fds[0])
+        elif fds and self._watcher is not None:
+            self._watch = self._watcher(fds[0], self._pid)
         if not data:
             raise SandboxError("the sandbox ended before it was ready", where=str(self.root))
         return data.decode("utf-8", "surrogateescape").split("\0")

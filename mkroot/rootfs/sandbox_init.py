@@ -17,7 +17,7 @@ import resource
 import select
 import sys
 
-from mkroot.rootfs import filter, linux, seccomp
+from mkroot.rootfs import filter, linux, pathcalls, seccomp
 from mkroot.rootfs.sandbox_setup import Setup
 
 CONTROL, ALIVE = 3, 4  # descriptors given: the socket to mkroot; a pidfd of mkroot, where the kernel has such
@@ -266,6 +266,11 @@ def main() -> None:
                 seccomp.install(notify=False)
             except OSError:
                 setup.limits[-1] = "nothing can be given to another owner than root, for seccomp is not to be had"
+    elif setup.watched:
+        try:
+            listener.append(seccomp.load(pathcalls.program(), seccomp.LISTENER))
+        except OSError:
+            setup.limits.append("scripts are not followed, for seccomp user notification is not to be had")
     answer = ["ready", str(len(setup.created)), *setup.created, *setup.limits]
     extra = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder)) for fd in listener]
     control.sendmsg(["\0".join(answer).encode("utf-8", "surrogateescape")], extra)

@@ -15,7 +15,7 @@ from mkroot.rootfs import linux
 # include/uapi/linux/{seccomp,bpf_common,audit}.h
 _RET_ERRNO_0, _RET_NOTIFY, _RET_ALLOW = 0x00050000, 0x7FC00000, 0x7FFF0000
 _LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+_SET_MODE_FILTER, LISTENER = 1, 8
 _NUMBER_AT, _ARCH_AT = 0, 4  # offsets in struct seccomp_data
 
 
@@ -69,7 +69,7 @@ def install(*, notify: bool) -> int:
     calls = CALLS.get(os.uname().machine)
     if calls is None:
         raise OSError(38, os.strerror(38))
-    return load(program(calls, notify=notify), _NEW_LISTENER if notify else 0)
+    return load(program(calls, notify=notify), LISTENER if notify else 0)
 
 
 def load(lines: list[tuple[int, int, int, int]], flags: int = 0) -> int:

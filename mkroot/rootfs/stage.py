@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from mkroot.errors import SandboxError
 from mkroot.rootfs import dpkg, linux
 from mkroot.rootfs.capture import COARSE, Event, capture
 from mkroot.rootfs.identity import SINGLE, Identity
+from mkroot.rootfs.memo import Memo, Unusable, can_follow
 from mkroot.rootfs.merge import Merge, alias_links, diversions
 from mkroot.rootfs.sandbox import Sandbox
 from mkroot.rootfs.top import Top
@@ -114,6 +115,8 @@ def configure(
     root: Root,
     stage: Stage,
     note: Callable[[str], None] = lambda line: None,
+    memo: bool = False,
+    told: Callable[[Memo], None] = lambda memo: None,
 ) -> Root:
     """Unpack and configure a stage's packages, or take the result from the store; raises SandboxError, RootfsError.
 
@@ -125,7 +128,16 @@ def configure(
         return replay(root, stage, layers.load(key))
     with store.lock("stages", key):
         if not layers.has(key):
-            _run(layers, identity, trees, root, stage, key, note)
+            start = time.clock_gettime(COARSE)
+            known = Memo(store, identity.kind, start) if memo and can_follow(identity.kind) else None
+            try:
+                _run(layers, identity, trees, root, stage, key, note, known)
+            except Unusable:
+                _run(layers, identity, trees, root, stage, key, note, None)
+            else:
+                if known is not None:
+                    known.save()
+                    told(known)
     return replay(root, stage, layers.load(key))
 
 
@@ -137,6 +149,7 @@ def _run(
     stage: Stage,
     key: str,
     note: Callable[[str], None],
+    memo: Memo | None,
 ) -> None:
     with Top(layers, identity, trees) as top:
         events: list[Event] = []
@@ -145,7 +158,7 @@ def _run(
         fixed: set[str] = set()
         for group in waves(stage.packages) if root.packages else [list(stage.packages)]:
             wave = msgspec.structs.replace(stage, packages=tuple(group))
-            running = _wave(top, running, wave, events, fixed, note)
+            running = _wave(top, running, wave, events, fixed, note, memo)
         layer, chunks = capture(
             top.upper,
             running.tree,
@@ -156,11 +169,21 @@ def _run(
             keep=fixed,
             owners=top.owners,
             heirs=identity.kind == SINGLE,
+            writers=memo.writers if memo is not None else None,
+            epoch=stage.epoch,
         )
         top.keep(layer, iter(chunks))
 
 
-def _wave(top: Top, root: Root, wave: Stage, events: list[Event], moved: set[str], note: Callable[[str], None]) -> Root:
+def _wave(
+    top: Top,
+    root: Root,
+    wave: Stage,
+    events: list[Event],
+    moved: set[str],
+    note: Callable[[str], None],
+    memo: Memo | None,
+) -> Root:
     """Run the preinst scripts, unpack, and configure one group of packages; note in `moved` what the top puts right."""
     first = not root.packages
     tree, fixed = merge_stage(root, wave)
@@ -171,23 +194,31 @@ def _wave(top: Top, root: Root, wave: Stage, events: list[Event], moved: set[str
         if first:
             top.put(_first_files(after), tree)
         if with_preinst and not first:
-            with top.mounted(root) as at, _box(top, at, wave) as box:
-                _preinsts(box, with_preinst, events, note, outside=at)
+            with top.mounted(root) as at, _box(top, at, wave, root.tree, memo) as box:
+                _preinsts(box, with_preinst, events, note, memo, outside=at)
                 top.owners |= box.owners()
         _database(top, root, tree, wave)
         _fix(top, tree, fixed)
         at = stack.enter_context(top.mounted(after))
-        box = stack.enter_context(_box(top, at, wave))
+        box = stack.enter_context(_box(top, at, wave, tree, memo))
         if first:
-            _preinsts(box, with_preinst, events, note)
-        _configure(box, events, note)
+            _preinsts(box, with_preinst, events, note, memo)
+        _configure(box, events, note, memo)
         top.owners |= box.owners()
     _check(top.read(dpkg.STATUS) or b"", wave)
     return after
 
 
-def _box(top: Top, at: Path, stage: Stage) -> Sandbox:
-    return Sandbox(at, identity=top.identity, epoch=stage.epoch, environment=dict(stage.environment))
+@contextmanager
+def _box(top: Top, at: Path, stage: Stage, tree: Tree, memo: Memo | None) -> Iterator[Sandbox]:
+    with ExitStack() as stack:
+        if memo is not None:
+            stack.enter_context(memo.at(at, top.upper, tree))
+        environment = dict(stage.environment)
+        watcher = memo.watch if memo is not None else None
+        yield stack.enter_context(
+            Sandbox(at, identity=top.identity, epoch=stage.epoch, environment=environment, watcher=watcher)
+        )
 
 
 def _first_files(root: Root) -> list[tuple[Entry, bytes]]:
@@ -228,6 +259,7 @@ def _preinsts(
     packages: Sequence[Layer],
     events: list[Event],
     note: Callable[[str], None],
+    memo: Memo | None,
     outside: Path | None = None,
 ) -> None:
     """Run preinst scripts as dpkg does on a first installation (Policy 6.6): `preinst install`."""
@@ -252,6 +284,8 @@ def _preinsts(
                 "DPKG_ROOT": "",
             },
         )
+        if memo is not None:
+            memo.settle(done.left)
         note("")
         if outside is not None:
             _lend(outside, None)
@@ -295,7 +329,7 @@ def _lend(at: Path, script: bytes | None) -> None:
             ) from e
 
 
-def _configure(box: Sandbox, events: list[Event], note: Callable[[str], None]) -> None:
+def _configure(box: Sandbox, events: list[Event], note: Callable[[str], None], memo: Memo | None) -> None:
     def status(line: str, when: float) -> None:
         kind, _, rest = line.partition(": ")
         if kind == "processing":
@@ -306,6 +340,8 @@ def _configure(box: Sandbox, events: list[Event], note: Callable[[str], None]) -
 
     command = ["dpkg", "--status-fd", "3", "--force-unsafe-io", "--configure", "-a"]
     done = box.run(command, status=status)
+    if memo is not None:
+        memo.settle(done.left)
     note("")
     if done.returncode:
         raise SandboxError(

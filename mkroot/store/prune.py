@@ -32,6 +32,7 @@ KINDS = {  # what each kind of entry is
     "decided": "answers of the resolver",
     "finished": "where the bytes of earlier builds stand, to copy them",
     "roots": "what outputs and images were made of, to explain them",
+    "effects": "what scripts read and did, so that they need not run again",
     "causes": "what stages were made of, to tell why one is made again",
     "unions": "which layers an image's root has",
     "oci": "images",

@@ -21,7 +21,8 @@ from mkroot.store.use import alone, idle, remove
 
 NAMED = ("debs", "indices", "releases", "oci")  # kinds whose key is the content's SHA-256
 SEALED = (
-    "built", "causes", "decided", "finished", "joined", "registries", "roots", "seen", "tails", "unions", "unpacked",
+    "built", "causes", "decided", "effects", "finished", "joined", "registries", "roots", "seen", "tails", "unions",
+    "unpacked",
 )  # fmt: skip
 LASTING = ("containers",)  # kinds that are never removed: there is no other copy
 

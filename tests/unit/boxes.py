@@ -175,10 +175,10 @@ def start(kind: str, code: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, env=_environment(), stdin=subprocess.DEVNULL, cwd="/", **_as(uid), **options)
 
 
-def run(kind: str, code: str) -> dict[str, Any]:
+def run(kind: str, code: str, timeout: int = 60) -> dict[str, Any]:
     """Run code as a user of this kind and return what it emitted; skips where the identity cannot be had."""
     process = start(kind, f"assert me.kind == {kind!r} or {kind!r} == 'user', me\n" + code, stdout=-1, stderr=-1)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=timeout)
     if b"AssertionError: Identity(kind='none'" in err:
         pytest.skip(err.decode().strip().splitlines()[-1])
     assert process.returncode == 0, err.decode() + out.decode()
