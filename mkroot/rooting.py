@@ -117,25 +117,18 @@ def configured(
     """Configure stage after stage; raises SandboxError, RootfsError.
 
     place: the recipe and architecture, for the memory of what its stages were made of. told: called with a sentence on
-    why each stage was made again, or was not, and on each script that ran in one that was an update. scripts: whether
-    a script's known effects may stand for it, and scripts are followed to know them: AUTO, in a stage that is an update
-    of one that the store has made before; RUN, never; FOLLOW, always.
+    why each stage was made again, or was not, and on each script that ran in one of which most were known. scripts:
+    whether a script's known effects may stand for it, and scripts are followed to know them: AUTO, where the store
+    knows those of most; RUN, never; FOLLOW, always.
     """
     for stage in todo:
         with progress.step(f"{CONFIGURING}{stage.name}", len(stage.packages), "packages") as p:
             p.cached = layers.has(stage_key(root.key, stage))
             p.result = f"{len(stage.packages)} packages"
-            memo = scripts == FOLLOW or (
-                scripts == AUTO
-                and not p.cached
-                and (
-                    causes.updates(layers.store, place, stage)
-                    or mostly_known(layers.store, identity.kind, stage.packages)
-                )
-            )
-            why = causes.cause(layers.store, place, root.key, stage, made=not p.cached)
+            known = scripts == AUTO and not p.cached and mostly_known(layers.store, identity.kind, stage.packages)
+            memo = known or scripts == FOLLOW
             if told is not None:
-                told(why)
+                told(causes.cause(layers.store, place, root.key, stage, made=not p.cached))
 
             def ran(memo: Memo, name: str = stage.name) -> None:
                 for line in memo.told():

@@ -45,7 +45,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     scripts = parser.add_mutually_exclusive_group()
     scripts.add_argument("--rerun-scripts", action="store_true", help="let no script's known effects stand for it")
     scripts.add_argument(
-        "--follow-scripts", action="store_true", help="note each script's effects in a first build, too: slower now"
+        "--follow-scripts",
+        action="store_true",
+        help="note what each script reads and does, for later builds",
     )
     parser.add_argument("--timings", metavar="FILE", help="write a page (HTML) that shows where the time went")
     add_recipe_options(parser)

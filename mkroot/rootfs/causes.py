@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from pathlib import Path
 
 import msgspec
 
@@ -33,8 +32,10 @@ def cause(store: Store, place: str, before: str, stage: Stage, *, made: bool) ->
     be made; else the store has it.
     """
     now = Made(FORMAT, before, stage.epoch, _versions(stage), tuple(p.key for p in stage.packages))
-    path = _path(store, place, stage)
-    last = _last(path)
+    path = store.path(KIND, hashlib.sha256(f"{place} {stage.name}".encode()).hexdigest())
+    last: Made | None = None
+    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+        last = msgspec.msgpack.decode(opened(path.read_bytes()), type=Made)
     if last != now:
         path.unlink(missing_ok=True)
         with store.writing(KIND, path.name, sync=False) as aside:
@@ -42,23 +43,6 @@ def cause(store: Store, place: str, before: str, stage: Stage, *, made: bool) ->
     if not made:
         return f"stage {stage.name}: taken from the store"
     return f"stage {stage.name}: made, for {_difference(last, now)}"
-
-
-def updates(store: Store, place: str, stage: Stage) -> bool:
-    """Tell whether a stage was made for this recipe before, of packages of which the most are still the same."""
-    last = _last(_path(store, place, stage))
-    same = len({p.key for p in stage.packages} & set(last.keys)) if last is not None else 0
-    return 2 * same > len(stage.packages)
-
-
-def _path(store: Store, place: str, stage: Stage) -> Path:
-    return store.path(KIND, hashlib.sha256(f"{place} {stage.name}".encode()).hexdigest())
-
-
-def _last(path: Path) -> Made | None:
-    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-        return msgspec.msgpack.decode(opened(path.read_bytes()), type=Made)
-    return None
 
 
 def _versions(stage: Stage) -> dict[str, str]:
