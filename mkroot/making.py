@@ -10,7 +10,6 @@ import msgspec
 
 import mkroot
 from mkroot import additions, unchanged
-from mkroot.artifact.provenance import BUILD_TYPE
 from mkroot.errors import MkrootError
 from mkroot.origins import origin
 from mkroot.recipe.normal import normalised
@@ -107,7 +106,7 @@ def _key(
         (
             mkroot.__version__.encode(),
             normalised(recipe),
-            BUILD_TYPE.encode(),
+            mkroot.BUILD_TYPE.encode(),
             msgspec.json.encode(dict(recipe.vars), order="sorted"),
             lock.encode(),
             architecture.encode(),

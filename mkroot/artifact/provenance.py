@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 import mkroot
+from mkroot import BUILD_TYPE
 from mkroot.artifact.manifest import Made, encode
 from mkroot.digest import is_sha256
 from mkroot.errors import ArtifactError
@@ -26,7 +27,6 @@ FILE_NAME = "provenance.json"
 MEDIA_TYPE = "application/vnd.in-toto+json"  # in-toto attestation framework, v1 envelope: media types
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "urn:mkroot:build:1"  # what `externalParameters` mean; another number where they change
 BUILDER = "urn:mkroot"
 LOCAL = "recipe: "  # before the key of the recipe that names a local file
 TREE = "mkrootTree"  # the digest of a folder: see `mkroot.artifact.outputs.tree_digest` and, for `bootfs/`, its maker

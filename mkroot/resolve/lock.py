@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from mkroot.debian.version import version_key
 from mkroot.digest import is_sha256
 from mkroot.errors import LockError
-from mkroot.resolve.resolution import Resolution, Resolved
+
+if TYPE_CHECKING:
+    from mkroot.resolve.resolution import Resolution, Resolved
 
 VERSION = 1  # of the lock's form
 
@@ -254,6 +256,8 @@ def _by_name(root: LockedRoot) -> dict[tuple[str, str], LockedPackage]:
 def _change(before: LockedPackage, after: LockedPackage) -> Change | None:
     if before.sha256 == after.sha256:
         return None
+    from mkroot.debian.version import version_key
+
     old, new = version_key(before.version), version_key(after.version)
     kind = "upgraded" if old < new else "downgraded" if old > new else "rebuilt"
     return Change(

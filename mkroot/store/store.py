@@ -13,9 +13,7 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -116,11 +114,13 @@ class Store:
         except OSError as e:
             raise _told(e, self.root) from e
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
     def folder(self, prefix: str) -> Path:
         """Return a new folder for unfinished work, this user's alone; raises StoreError."""
         try:
+            import tempfile
+
             return Path(tempfile.mkdtemp(prefix=prefix, dir=self.root / "tmp"))
         except OSError as e:
             raise _told(e, self.root) from e
@@ -259,7 +259,13 @@ def clear(aside: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError:
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
+
+
+def _remove(folder: Path) -> None:
+    import shutil  # which brings several libraries along
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:
