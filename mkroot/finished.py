@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,13 +151,12 @@ def restore(
                 for path in record.folders:
                     (folder / path).mkdir()
                     (folder / path).chmod(0o755)
-                with ThreadPoolExecutor(3) as pool:  # each file goes to the disk while the next is read and hashed
-                    settling = []
-                    for one in _grouped(record.files):
-                        _write(store, one, folder, pool)
-                        settling += [pool.submit(settle, folder / file.path) for file in one]
-                    for each in settling:
-                        each.result()
+                settling = []  # each file goes to the disk while the next is read and hashed
+                for one in _grouped(record.files):
+                    _write(store, one, folder)
+                    settling.append(_Beside(partial(_settle, folder, one)))
+                for each in settling:
+                    each.wait()
             if record.image is not None:
                 siblings.append(record.image)
                 for tag in record.tags:
@@ -174,7 +174,34 @@ def _grouped(files: Sequence[File]) -> Iterator[list[File]]:
     yield from found.values()
 
 
-def _write(store: Store, files: list[File], folder: Path, pool: ThreadPoolExecutor) -> None:
+def _settle(folder: Path, files: list[File]) -> None:
+    for file in files:
+        settle(folder / file.path)
+
+
+class _Beside:
+    """Work in a thread of its own; `concurrent.futures` takes longer to import than all of this takes."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._error: BaseException | None = None
+        self._work = work
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as e:  # raised again by whoever waits
+            self._error = e
+
+    def wait(self) -> None:
+        """Wait for the end; raises what the work raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _write(store: Store, files: list[File], folder: Path) -> None:
     """Write files of one content; raises _Missed where the store has it not as it was, OSError."""
     whole = hashlib.sha256()
     with contextlib.ExitStack() as stack:
@@ -184,12 +211,12 @@ def _write(store: Store, files: list[File], folder: Path, pool: ThreadPoolExecut
             os.fchmod(out.fileno(), file.mode)
             outs.append(out)
         for data in _read(store, files[0].parts):
-            hashing = pool.submit(whole.update, data)
+            hashing = _Beside(partial(whole.update, data))
             for out in outs:
                 view = memoryview(data)
                 while view:
                     view = view[out.write(view) :]
-            hashing.result()
+            hashing.wait()
     if whole.hexdigest() != files[0].sha256:
         raise _Missed
 

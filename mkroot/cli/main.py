@@ -113,7 +113,9 @@ def _dispatch(argv: list[str]) -> int:
 
     module = importlib.import_module(f"mkroot.cli.{COMMANDS[name][0]}")
     parser = Parser(prog="mkroot")
-    module.add(parser.add_subparsers(prog="mkroot", dest="command", metavar="COMMAND"))  # prog: argparse need not format
+    module.add(
+        parser.add_subparsers(prog="mkroot", dest="command", metavar="COMMAND")
+    )  # prog: argparse need not format
     args = parser.parse_args(argv)
     return int(args.run(args))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from mkroot.artifact.files import HashedFile
-from mkroot.oci.build import Built, named
+from mkroot.oci.build import Built
 from mkroot.oci.layout import BLOBS, as_written
-from mkroot.oci.model import LAYOUT, IndexWritten, encode
+from mkroot.oci.model import LAYOUT, IndexWritten, encode, named
 from mkroot.tar.entry import DIR, FILE, Entry
 from mkroot.tar.write import END, header, padding
 

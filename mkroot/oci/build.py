@@ -19,7 +19,6 @@ from mkroot.oci.model import (
     LAYER,
     MANIFEST,
     PLATFORMS,
-    REF_NAME,
     Config,
     Descriptor,
     Execution,
@@ -187,17 +186,6 @@ def platform_of(architecture: str) -> Platform:
         raise ImageError(f"images have no name for the architecture `{architecture}`")
     name, variant = PLATFORMS[architecture]
     return Platform(architecture=name, variant=variant)
-
-
-def named(descriptor: Descriptor, reference: str) -> Descriptor:
-    """Return the descriptor as an index names it."""
-    return Descriptor(
-        media_type=descriptor.media_type,
-        digest=descriptor.digest,
-        size=descriptor.size,
-        platform=descriptor.platform,
-        annotations={REF_NAME: reference} if reference else {},
-    )
 
 
 def image_labels(bench: Bench, settings: ImageSettings, created: str) -> dict[str, str]:

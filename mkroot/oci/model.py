@@ -162,6 +162,17 @@ def oci_layer(descriptor: Descriptor) -> Descriptor:
     )
 
 
+def named(descriptor: Descriptor, reference: str) -> Descriptor:
+    """Return the descriptor as an index names it."""
+    return Descriptor(
+        media_type=descriptor.media_type,
+        digest=descriptor.digest,
+        size=descriptor.size,
+        platform=descriptor.platform,
+        annotations={REF_NAME: reference} if reference else {},
+    )
+
+
 def encode(document: object) -> bytes:
     """Return a document as compact JSON with sorted keys: one form, so that its digest depends on its content alone."""
     return msgspec.json.encode(document, order="sorted")

@@ -15,9 +15,9 @@ from mkroot.artifact.outputs import Bench, Maker, Outputs, write_outputs
 from mkroot.artifact.provenance import Provenance
 from mkroot.artifact.tools import Tools
 from mkroot.oci.archives import write_docker_archive, write_oci_archive
-from mkroot.oci.build import Built, ImageSettings, build_image, link_blobs, named, reference_of
+from mkroot.oci.build import Built, ImageSettings, build_image, link_blobs, reference_of
 from mkroot.oci.layout import Layout
-from mkroot.oci.model import Descriptor
+from mkroot.oci.model import Descriptor, named
 from mkroot.oci.reference import Reference
 from mkroot.oci.store import ImageStore
 from mkroot.progress import Progress

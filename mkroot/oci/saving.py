@@ -11,9 +11,8 @@ from msgspec import Struct
 
 from mkroot.errors import ImageError
 from mkroot.oci.archives import ArchiveWriter, Sink
-from mkroot.oci.build import named
 from mkroot.oci.layout import BLOBS, Layout, as_written
-from mkroot.oci.model import LAYOUT, REF_NAME, Descriptor, IndexWritten, encode
+from mkroot.oci.model import LAYOUT, REF_NAME, Descriptor, IndexWritten, encode, named
 from mkroot.oci.store import ImageStore, load_image, reachable
 from mkroot.oci.validate import codec_of, unpacked
 

@@ -30,6 +30,7 @@ from mkroot.oci.model import (
     decode_kind,
     decode_manifest,
     encode,
+    named,
 )
 from mkroot.oci.reference import Reference
 from mkroot.store.replaced import replace
@@ -244,8 +245,6 @@ class ImageStore:
 
     def tag(self, descriptor: Descriptor, reference: Reference) -> None:
         """Give an image a tag; another image that had it loses it. Raises ImageError where blobs are missing."""
-        from mkroot.oci.build import named  # it imports what builds need
-
         self._check_there(descriptor)
         with self._changing() as manifests:
             name = reference.tagged
@@ -259,8 +258,6 @@ class ImageStore:
 
     def keep(self, descriptor: Descriptor) -> None:
         """Have an image stay without a tag, where it has none; raises ImageError where blobs are missing."""
-        from mkroot.oci.build import named  # it imports what builds need
-
         self._check_there(descriptor)
         with self._changing() as manifests:
             if all(d.digest != descriptor.digest for d in manifests):
@@ -268,8 +265,6 @@ class ImageStore:
 
     def tag_platforms(self, descriptors: list[Descriptor], reference: Reference) -> Descriptor:
         """Give images for several platforms one tag, through an index; return what is tagged. Raises ImageError."""
-        from mkroot.oci.build import named  # it imports what builds need
-
         if len(descriptors) == 1:
             self.tag(descriptors[0], reference)
             return descriptors[0]
