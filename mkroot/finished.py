@@ -23,6 +23,7 @@ from mkroot.oci.model import Descriptor
 from mkroot.oci.reference import Reference
 from mkroot.oci.store import FOLDER as IMAGES
 from mkroot.oci.store import ImageStore
+from mkroot.rootfs import linux
 from mkroot.store.part import Part
 from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
@@ -216,6 +217,7 @@ def _write(store: Store, files: list[File], folder: Path) -> None:
                 view = memoryview(data)
                 while view:
                     view = view[out.write(view) :]
+                linux.write_out(out.fileno())
             hashing.wait()
     if whole.hexdigest() != files[0].sha256:
         raise _Missed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -54,6 +55,12 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
     """Make a system call by number; integers go as machine words, bytes as pointers."""
     words = [ctypes.c_long(a) if isinstance(a, int) else ctypes.c_char_p(a) for a in arguments]
     return _check(int(_syscall(ctypes.c_long(number), *words)))
+
+
+def write_out(fd: int) -> None:
+    """Have what was written to a file go to the disk while there is other work (sync_file_range(2)); no promise."""
+    with contextlib.suppress(AttributeError):
+        _libc.sync_file_range(ctypes.c_int(fd), ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(2))
 
 
 def unshare(flags: int) -> None:
