@@ -96,10 +96,13 @@ def _bump(
     site: Site, work: Path, number: int, title: str, before: dict[str, Any], after: dict[str, Any], runs: int
 ) -> Iterator[str]:
     known, store, out = work / "known", work / "store", work / "out"
+    followed, again = work / "followed", work / "again"
     old, new = _write(site, "before", before), _write(site, "after", after)
     print(f"  building what is changed: {title}", flush=True)
     if number == 0:
         run(Contender("filling the store", [_build(site, old, out)], site.environ(known), [known, out]), site.log)
+        following = [[*_build(site, old, out), "--follow-scripts"]]
+        run(Contender("following scripts", following, site.environ(followed), [followed, out]), site.log)
     fetched = work / "fetched"
     run(Contender("fetching", [_build(site, new, out)], site.environ(fetched), [out]), site.log)
     added = [p for p in packages(after) if p["sha256"] not in {q["sha256"] for q in packages(before)}]
@@ -112,15 +115,27 @@ def _bump(
             [out, store],
             lambda: _copy(known, store),
         ),
+        Contender(
+            "mkroot, one package newer, scripts followed before",
+            [_build(site, new, out)],
+            site.environ(again),
+            [out, again],
+            lambda: _copy(followed, again),
+        ),
         _dpkg(site, work, old, known, [_deb(fetched, p) for p in added]),
     ]
     _measure(site, contenders, runs)
-    warm, bumped, floor = contenders
+    warm, bumped, remembered, floor = contenders
     least = 1.3 * warm.median + floor.median
     goal = Goal(f"1.3 × store known + the package's own ({least:.2f} s)", least)
-    yield from table(f"One package newer: {title}", contenders, warm, {bumped.name: [goal]}, warm.median + floor.median)
-    shutil.rmtree(known)  # the next bump comes to the store as this one left it
-    store.rename(known)
+    goals = {bumped.name: [goal], remembered.name: [goal]}
+    yield from table(f"One package newer: {title}", contenders, warm, goals, warm.median + floor.median)
+    for old_store, new_store in (
+        (known, store),
+        (followed, again),
+    ):  # the next bump comes to the stores as this one left them
+        shutil.rmtree(old_store)
+        new_store.rename(old_store)
 
 
 def _addition(site: Site, work: Path, runs: int) -> Iterator[str]:
