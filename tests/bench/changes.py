@@ -130,10 +130,8 @@ def _bump(
     goal = Goal(f"1.3 × store known + the package's own ({least:.2f} s)", least)
     goals = {bumped.name: [goal], remembered.name: [goal]}
     yield from table(f"One package newer: {title}", contenders, warm, goals, warm.median + floor.median)
-    for old_store, new_store in (
-        (known, store),
-        (followed, again),
-    ):  # the next bump comes to the stores as this one left them
+    stores = ((known, store), (followed, again))
+    for old_store, new_store in stores:  # the next bump comes to them as this one left them
         shutil.rmtree(old_store)
         new_store.rename(old_store)
 
