@@ -301,7 +301,13 @@ def _recall(store: Store, key: str) -> _Seen:
         return msgspec.json.decode(opened(path.read_bytes()), type=_Seen)
     except FileNotFoundError:
         return _Seen()
-    except (OSError, ValueError, msgspec.DecodeError) as e:
+    except OSError as e:
+        raise StoreError(
+            f"what the store remembers of a mirror's Release cannot be read: {e.strerror}",
+            where=str(path),
+            hint="without it an older Release could pass for new; `mkroot cache verify` removes it, to start anew",
+        ) from None
+    except (ValueError, msgspec.DecodeError) as e:
         raise StoreError(
             "what the store remembers of a mirror's Release cannot be read, so an older one could pass for new",
             where=str(path),
