@@ -118,15 +118,15 @@ def configured(
 
     place: the recipe and architecture, for the memory of what its stages were made of. told: called with a sentence on
     why each stage was made again, or was not, and on each script that ran in one of which most were known. scripts:
-    whether a script's known effects may stand for it, and scripts are followed to know them: AUTO, where the store
-    knows those of most; RUN, never; FOLLOW, always.
+    AUTO, a script's known effects may stand for it, where the store knows those of most; FOLLOW, so they may, and the
+    scripts that run are followed to know theirs; RUN, every script runs.
     """
     for stage in todo:
         with progress.step(f"{CONFIGURING}{stage.name}", len(stage.packages), "packages") as p:
             p.cached = layers.has(stage_key(root.key, stage))
             p.result = f"{len(stage.packages)} packages"
             known = scripts == AUTO and not p.cached and mostly_known(layers.store, identity.kind, stage.packages)
-            memo = known or scripts == FOLLOW
+            follow = scripts == FOLLOW
             if told is not None:
                 told(causes.cause(layers.store, place, root.key, stage, made=not p.cached))
 
@@ -135,7 +135,9 @@ def configured(
                     if told is not None:
                         told(f"stage {name}: {line}")
 
-            root = configure(layers, identity, trees, root, stage, Following(progress), memo=memo, told=ran)
+            root = configure(
+                layers, identity, trees, root, stage, Following(progress), memo=known or follow, follow=follow, told=ran
+            )
     return root
 
 

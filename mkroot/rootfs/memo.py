@@ -39,9 +39,13 @@ class Memo:
     file's ctime after that (nanoseconds); exact where the clock that files have is not.
     """
 
-    def __init__(self, store: Store, identity: str, start: float) -> None:
-        """identity: the kind of identity as which scripts run. start: when the stage begins, seconds."""
+    def __init__(self, store: Store, identity: str, start: float, *, follow: bool = True) -> None:
+        """identity: the kind of identity as which scripts run. start: when the stage begins, seconds.
+
+        follow: whether scripts that run are followed, to know their effects the next time.
+        """
         self._store, self._identity, self._start = store, identity, start
+        self.follow = follow
         self.ran: list[tuple[str, str]] = []
         self.known = 0
         self.writers: dict[str, tuple[int, str]] = {}
@@ -100,7 +104,8 @@ class Memo:
         why = max(found, default=(0, ""))
         # To follow a script costs more than to run it. One that nobody can follow is not tried again, nor one that
         # comes with another date each time.
-        trace.idle = any(n == STRANGE for n, _ in found) or sum(n == DATED for n, _ in found) > 1
+        known = any(n == STRANGE for n, _ in found) or sum(n == DATED for n, _ in found) > 1
+        trace.idle = known or not self.follow
         self._running = (what, key, words, environment, trace, why)
         return trace
 

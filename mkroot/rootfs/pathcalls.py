@@ -66,9 +66,16 @@ EXECVE, CREAT, OPENAT2, LINKAT, NAME_TO_HANDLE_AT = 59, 85, 437, 265, 303
 SECOND = {86: (NONE, 1), 265: (2, 3), 82: (NONE, 1), 264: (2, 3), 316: (2, 3)}  # the new name of a link or a move
 
 
-def program() -> list[Line]:
-    """Return the filter's instructions. A call by the numbers of another architecture is told of as well."""
+def program(*, follow: bool = True) -> list[Line]:
+    """Return the filter's instructions. A call by the numbers of another architecture is told of as well.
+
+    follow: whether all calls of the table are told of; else only the execution of programs.
+    """
     tell: Line = (_RETURN, 0, 0, _NOTIFY)
+    if not follow:
+        allow: Line = (_RETURN, 0, 0, _ALLOW)
+        own: list[Line] = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, _AUDIT), allow, (_LOAD, 0, 0, _NUMBER)]
+        return [*own, (_EQUAL, 0, 1, EXECVE), tell, allow]
     lines: list[Line] = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, _AUDIT), tell, (_LOAD, 0, 0, _NUMBER)]
     lines += [(_AT_LEAST, 0, 1, _LAST + 1), tell]
     for number in CALLS:

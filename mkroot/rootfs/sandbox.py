@@ -98,6 +98,7 @@ class Sandbox:
     resolv.conf (hooks only; the host's abstract and loopback sockets can be reached then). start_stop: hide the root's
     start-stop-daemon; off for hooks that may upgrade dpkg. sysfs: mount a read-only /sys. epoch: SOURCE_DATE_EPOCH.
     watcher: makes what follows the scripts in it, where the kernel can tell of their system calls (`Memo.watch`).
+    follow: whether of all their calls that name files, or only of programs that are executed.
 
     When it ends, however it ends, every process in it is gone, and what it mounted left no trace in the root. It ends
     at once when mkroot is killed.
@@ -115,6 +116,7 @@ class Sandbox:
         start_stop: bool = True,
         sysfs: bool = False,
         watcher: Watcher | None = None,
+        follow: bool = True,
     ) -> None:
         self.root = root
         self.identity = identity
@@ -126,6 +128,7 @@ class Sandbox:
         self._created: list[str] = []
         self._owners: Owners | None = None
         self._watcher = watcher
+        self._following = follow
         self._watch: Watch | None = None
         self._busy = threading.Lock()
 
@@ -209,7 +212,7 @@ class Sandbox:
             "hostname": self._hostname,
             "files": files,
             "single": self.identity.kind == SINGLE,
-            "watched": self._watcher is not None,
+            "watched": "" if self._watcher is None else "follow" if self._following else "executions",
         }
 
     def _receive(self) -> list[str]:

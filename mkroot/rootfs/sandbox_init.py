@@ -268,7 +268,7 @@ def main() -> None:
                 setup.limits[-1] = "nothing can be given to another owner than root, for seccomp is not to be had"
     elif setup.watched:
         try:
-            listener.append(seccomp.load(pathcalls.program(), seccomp.LISTENER))
+            listener.append(seccomp.load(pathcalls.program(follow=setup.watched == "follow"), seccomp.LISTENER))
         except OSError:
             setup.limits.append("scripts are not followed, for seccomp user notification is not to be had")
     answer = ["ready", str(len(setup.created)), *setup.created, *setup.limits]

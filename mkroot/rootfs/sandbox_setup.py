@@ -27,7 +27,7 @@ class Setup:
         self.sysfs = bool(config["sysfs"])
         self.hostname = str(config["hostname"])
         self.single = bool(config["single"])
-        self.watched = bool(config["watched"])
+        self.watched = str(config["watched"])
         files = config["files"]
         assert isinstance(files, list)
         self.files: list[tuple[str, bytes, int, bool]] = files

@@ -116,11 +116,13 @@ def configure(
     stage: Stage,
     note: Callable[[str], None] = lambda line: None,
     memo: bool = False,
+    follow: bool = False,
     told: Callable[[Memo], None] = lambda memo: None,
 ) -> Root:
     """Unpack and configure a stage's packages, or take the result from the store; raises SandboxError, RootfsError.
 
-    note: called with each script that begins, as `tzdata postinst`, and with "" when the last one has ended.
+    note: called with each script that begins, as `tzdata postinst`, and with "" when the last one has ended. memo:
+    whether known effects may stand for scripts; follow: whether those that run are followed. told: called afterwards.
     """
     key = stage_key(root.key, stage)
     store = layers.store
@@ -129,7 +131,7 @@ def configure(
     with store.lock("stages", key):
         if not layers.has(key):
             start = time.clock_gettime(COARSE)
-            known = Memo(store, identity.kind, start) if memo and can_follow(identity.kind) else None
+            known = Memo(store, identity.kind, start, follow=follow) if memo and can_follow(identity.kind) else None
             try:
                 _run(layers, identity, trees, root, stage, key, note, known)
             except Unusable:
@@ -216,8 +218,11 @@ def _box(top: Top, at: Path, stage: Stage, tree: Tree, memo: Memo | None) -> Ite
             stack.enter_context(memo.at(at, top.upper, tree))
         environment = dict(stage.environment)
         watcher = memo.watch if memo is not None else None
+        follow = memo is not None and memo.follow
         yield stack.enter_context(
-            Sandbox(at, identity=top.identity, epoch=stage.epoch, environment=environment, watcher=watcher)
+            Sandbox(
+                at, identity=top.identity, epoch=stage.epoch, environment=environment, watcher=watcher, follow=follow
+            )
         )
 
 

@@ -49,6 +49,7 @@ class Watch:
         self.calls = 0
         self._main = 0
         self._own = False  # whether the script is the command itself, and no child of dpkg's
+        self._script = 0  # the process of the script that was begun last
         self._trace: Trace | None = None
         with contextlib.suppress(OSError):  # since Linux 6.6: whoever is waited for runs at once, where this one ran
             fcntl.ioctl(listener, _SET_FLAGS, struct.pack("=Q", _SYNC))
@@ -116,6 +117,9 @@ class Watch:
                 left = True  # it cannot be told
             self._end(left)
             trace = None
+        if trace is not None and trace.idle and number == pathcalls.EXECVE and self._next(pid):
+            self._end(left=False)
+            trace = None
         if trace is None and number != pathcalls.EXECVE:
             return 0
         if trace is None:
@@ -131,6 +135,13 @@ class Watch:
             trace.odd(f"it could not be followed: {e!r}")
         return 0
 
+    def _next(self, pid: int) -> bool:
+        """Tell whether a process is dpkg's next script after the last one, of whose end no other call may tell.
+
+        A script that is the command itself has ended when that has (`settle`); its children are its own.
+        """
+        return not self._own and pid != self._script and Caller(pid).parent() == self._main
+
     def _executed(self, caller: Caller, a: list[int]) -> int:
         parent = caller.parent()
         if parent == self._first:
@@ -142,6 +153,7 @@ class Watch:
         environment = dict(e.split("=", 1) for e in caller.texts(a[2]) if "=" in e)
         if "DPKG_MAINTSCRIPT_NAME" not in environment or not name.startswith("/var/lib/dpkg/"):
             return 0
+        self._script = caller.pid
         self._trace = self._begun.begin(name, caller.texts(a[1]), environment)
         if self._trace is None:
             linux.write_memory(caller.pid, a[0], _INSTEAD)
