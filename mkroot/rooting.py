@@ -28,9 +28,10 @@ from mkroot.rootfs.identity import SINGLE, Identity
 from mkroot.rootfs.memo import Memo, mostly_known
 from mkroot.rootfs.merge import alias_links
 from mkroot.rootfs.parts import cut
+from mkroot.rootfs.placing import stands
 from mkroot.rootfs.sandbox import Sandbox
 from mkroot.rootfs.scrub import scrub
-from mkroot.rootfs.stage import Root, Stage, configure, merge_stage, stage_key, stands
+from mkroot.rootfs.stage import Root, Stage, configure, merge_stage, stage_key
 from mkroot.rootfs.system import Command
 from mkroot.rootfs.top import Top
 from mkroot.rootfs.tree import Tree, top_of
@@ -204,7 +205,9 @@ def run(
             for script in scripts:
                 events.append(Event(time.clock_gettime(COARSE), script.origin))
                 note(script.shown)
-                with Sandbox(at, identity=identity, epoch=epoch, network=script.network) as box:
+                with Sandbox(
+                    at, identity=identity, epoch=epoch, network=script.network, architecture=root.architecture
+                ) as box:
                     done = box.run(list(script.argv) or ["/bin/sh", "-e"], stdin=script.text or None, cwd=script.cwd)
                     top.owners |= box.owners()
                 note("")

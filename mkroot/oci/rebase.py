@@ -164,7 +164,8 @@ def _run(
         top.put(members, root.tree)
         events = [Event(start, "mkroot: dpkg's database, merged")]
         if dpkg.STATUS in files:
-            with top.mounted(root) as at, Sandbox(at, identity=identity, epoch=epoch) as box:
+            architecture = root.architecture
+            with top.mounted(root) as at, Sandbox(at, identity=identity, epoch=epoch, architecture=architecture) as box:
                 for command in (["dpkg", "--force-unsafe-io", "--configure", "-a"], ["ldconfig"]):
                     done = box.run(command)
                     if done.returncode:

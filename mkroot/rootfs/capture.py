@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,11 @@ from mkroot.rootfs.upper import Changes, read_upper
 from mkroot.store.layer import NOW, FrameBuilder, Layer
 from mkroot.tar.entry import DIR, FILE, HARDLINK, Entry
 
+DATABASE = "mkroot: dpkg's database"  # who wrote what was there before the first script
 COARSE = 5  # CLOCK_REALTIME_COARSE of clock_gettime(3): the clock from which files get their times
+
+
+NOTHING: Mapping[str, str] = {}
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -33,7 +37,7 @@ def capture(
     start: float,
     events: Sequence[Event],
     *,
-    keep: Collection[str] = (),
+    keep: Mapping[str, str] = NOTHING,
     owners: Mapping[str, tuple[int, int]] | None = None,
     heirs: bool = False,
     writers: Mapping[str, tuple[int, str]] | None = None,
@@ -43,7 +47,8 @@ def capture(
 
     before: what the layers below it show. key, name: the layer's. start: when the first script began, seconds; a file
     written since carries no time of its own. events: the scripts in order, to tell which one wrote a path.
-    keep: paths that belong to the layer though nothing changed them. owners: as `read_upper` takes them.
+    keep: paths that belong to the layer though nothing changed them, each with whose it is where no script wrote it
+    (DATABASE). owners: as `read_upper` takes them.
     heirs: where there is one id only, a program that replaces a file keeps the owner that stat shows, which is root;
     the new file is taken to belong to whom the old one did.
     writers: who is known to have changed a path last, with its ctime after that (nanoseconds).
@@ -58,6 +63,7 @@ def capture(
     origins: dict[str, str] = {}
     changed = _changed_links(changes) | set(keep)
     whens = [e.when for e in events]
+    emptied = tuple(f"{p}/" if p else "" for p in changes.opaque)  # what is as it was must be told here, too
     # A copy with the time of what an earlier stage wrote, such as /etc/group-: when that was is nobody's business.
     builds = {n.entry.sha256 for n in before.nodes.values() if n.entry.mtime == NOW and n.entry.size}
     for found in changes.entries:
@@ -68,10 +74,12 @@ def capture(
         node = before.nodes.get(entry.path)
         if heirs and (entry.uid, entry.gid) == (0, 0):
             entry = _heir(entry, before)
-        if node is not None and entry.path not in changed and _same(entry, node.entry, entry.path in changes.opaque):
+        told = entry.path in changed or entry.path in changes.opaque or entry.path.startswith(emptied)
+        if node is not None and not told and _same(entry, node.entry):
             continue
         writer = (writers or {}).get(entry.path)
-        origins[entry.path] = _who(os.lstat(changes.path_of(found)), whens, events, writer)
+        who = _who(os.lstat(changes.path_of(found)), whens, events, writer)
+        origins[entry.path] = keep.get(entry.path, who) if who == DATABASE else who
         if chunk := builder.add(entry, content):
             chunks.append(chunk)
     gone = tuple(p for p in changes.removed if p in before.nodes or p in changed)
@@ -116,9 +124,9 @@ def _heir(entry: Entry, before: Tree) -> Entry:
     return msgspec.structs.replace(entry, uid=node.entry.uid, gid=node.entry.gid)
 
 
-def _same(new: Entry, old: Entry, opaque: bool) -> bool:
+def _same(new: Entry, old: Entry) -> bool:
     """Tell whether an entry of the upper says no more than the layers below: a copy that nothing came of."""
-    if opaque or (new.kind, new.mode, new.uid, new.gid, new.xattrs) != (
+    if (new.kind, new.mode, new.uid, new.gid, new.xattrs) != (
         old.kind,
         old.mode,
         old.uid,
@@ -139,4 +147,4 @@ def _who(found: os.stat_result, whens: Sequence[float], events: Sequence[Event],
     if writer is not None and writer[0] == found.st_ctime_ns:
         return writer[1]
     index = bisect.bisect_right(whens, found.st_ctime) - 1
-    return events[index].what if index >= 0 else "mkroot: dpkg's database"
+    return events[index].what if index >= 0 else DATABASE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
 
 import msgspec
 
@@ -12,6 +13,7 @@ from mkroot.store.unpack import control_fields, info_name
 ADMIN = "var/lib/dpkg"
 STATUS = ADMIN + "/status"
 TRIGGERS = ADMIN + "/triggers"
+OBSOLETE = "remove-on-upgrade"  # a conffile's flag
 
 
 class Interest(msgspec.Struct, frozen=True):
@@ -31,12 +33,20 @@ def unpacked_stanza(layer: Layer) -> bytes:
     head = [lines[0]] if lines[0].lower().startswith(b"package:") else []
     rest = lines[len(head) :]
     state = [b"Status: install ok unpacked"]
-    conffiles = []
-    if layer.conffiles:
-        conffiles = [b"Conffiles:"]
-        for path, md5 in layer.conffiles:
-            conffiles.append(f" {path} {md5}".encode("utf-8", "surrogateescape"))
+    conffiles = list(_conffiles(layer))
+    conffiles[:0] = [b"Conffiles:"] if conffiles else []
     return b"\n".join([*head, *state, *rest, *conffiles]) + b"\n"
+
+
+def _conffiles(layer: Layer) -> Iterator[bytes]:
+    """Yield the conffiles' lines in the order of the package's list (deb-conffiles(5))."""
+    sums = dict(layer.conffiles)
+    for line in layer.control.get("conffiles", b"").decode("utf-8", "surrogateescape").split("\n"):
+        flag, _, path = line.rstrip().partition(" ")
+        if flag == OBSOLETE:  # not in this version: dpkg remembers it to remove what an older one left
+            yield f" {path} newconffile {OBSOLETE}".encode("utf-8", "surrogateescape")
+        elif line.rstrip() in sums:
+            yield f" {line.rstrip()} {sums[line.rstrip()]}".encode("utf-8", "surrogateescape")
 
 
 def stanzas(status: bytes) -> list[bytes]:
@@ -121,13 +131,17 @@ def _at_or_below(paths: list[str], path: str) -> bool:
 
 
 def with_pending(stanza: bytes, names: list[str]) -> bytes:
-    """Return an installed package's stanza with triggers that it has yet to process."""
+    """Return an installed package's stanza with triggers that it has yet to process, beside those that it says."""
     lines = []
+    words = [name.encode() for name in names]
     for line in stanza.rstrip(b"\n").split(b"\n"):
+        if line.startswith(b"Triggers-Pending:"):
+            words = [*line.split()[1:], *words]
+            continue
         if line == b"Status: install ok installed":
             line = b"Status: install ok triggers-pending"
         lines.append(line)
-    lines.append(b"Triggers-Pending: " + " ".join(names).encode())
+    lines.append(b"Triggers-Pending: " + b" ".join(dict.fromkeys(words)))
     return b"\n".join(lines) + b"\n"
 
 

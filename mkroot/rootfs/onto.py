@@ -116,7 +116,14 @@ def _run(
         hidden = all(p.layer.name != "dpkg" for p in packages)
         with (
             top.mounted(root) as at,
-            Sandbox(at, identity=identity, epoch=epoch, environment=dict(environment), start_stop=hidden) as box,
+            Sandbox(
+                at,
+                identity=identity,
+                epoch=epoch,
+                environment=dict(environment),
+                start_stop=hidden,
+                architecture=root.architecture,
+            ) as box,
         ):
             for wave in waves([p.layer for p in packages]):
                 names = [files[layer.key] for layer in wave]

@@ -74,11 +74,20 @@ class Top:
 
     def _put(self, folder: int, name: str, entry: Entry, content: bytes) -> None:
         if entry.kind == DIR:
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.mkdir(name, 0o755, dir_fd=folder)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    # a whiteout, or what a script put there; what that hid stays hidden
+                    os.unlink(name, dir_fd=folder)
+                    os.mkdir(name, 0o755, dir_fd=folder)
+                    os.setxattr(f"/proc/self/fd/{folder}/{name}", OPAQUE[self.identity.namespaced], b"y")
         else:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
+                try:
+                    os.unlink(name, dir_fd=folder)
+                except IsADirectoryError:
+                    shutil.rmtree(name, dir_fd=folder)
             if entry.kind == SYMLINK:
                 os.symlink(entry.link, name, dir_fd=folder)
             elif entry.kind == FILE:

@@ -140,6 +140,10 @@ class Tree:
             return self._written[place]
         return self._read(self.layers[node.layer], node.entry)
 
+    def content(self, layer: Layer, entry: Entry) -> bytes:
+        """Return the content of a layer's FILE, wherever the tree has it; raises StoreError."""
+        return self._read(layer, entry)
+
     def linked(self, node: Node) -> Entry:
         """Return the FILE entry of a hard link's layer that the link names."""
         for entry in self.layers[node.layer].entries if node.layer >= 0 else ():

@@ -36,7 +36,7 @@ class Size(NamedTuple):
     include: tuple[str, ...]
 
 
-_SERVER = ("openssh-server", "nginx", "python3", "git", "rsync", "php-fpm", "build-essential")
+_SERVER = ("openssh-server", "nginx", "python3", "git", "vim", "php-fpm", "build-essential")
 SIZES = (
     Size(90, "minbase", False, ("ca-certificates", "netbase", "less", "nano")),
     Size(200, "minbase", False, ("systemd-sysv", *_SERVER)),

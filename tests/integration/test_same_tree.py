@@ -35,6 +35,24 @@ def sources(distro: str, suite: str) -> list[str]:
     return [f"deb {s.archive} {s.name} {' '.join(found.sources[0].components)}" for s in found.sources[0].suites]
 
 
+def mmdebstraps(path: Path, distro: str, suite: str, epoch: int, *words: str) -> Path:
+    """Have mmdebstrap make a root's tar archive from the sources that mkroot takes."""
+    keys = (ROOT / f"mkroot/archive/keys/{distro}.pgp").read_bytes()
+    suffix = ".asc" if keys.startswith(b"-----BEGIN") else ".gpg"
+    with tempfile.NamedTemporaryFile(suffix=suffix) as ring:  # apt's own user has to read it
+        ring.write(keys)
+        ring.flush()
+        os.chmod(ring.name, 0o644)
+        done = subprocess.run(
+            ["mmdebstrap", *words, "--mode=root", f"--keyring={ring.name}", suite, str(path), *sources(distro, suite)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)},
+        )
+    assert done.returncode == 0, done.stderr
+    return path
+
+
 @pytest.mark.parametrize(("distro", "suite"), [("debian", "trixie"), ("ubuntu", "noble")])
 def test_tree_equals_mmdebstraps(distro: str, suite: str, store: Path, tmp_path: Path) -> None:
     needs("mmdebstrap")
@@ -44,20 +62,5 @@ def test_tree_equals_mmdebstraps(distro: str, suite: str, store: Path, tmp_path:
     build(recipe, tmp_path / "out", store)
     ours = tmp_path / "out/same/amd64"
     epoch = json.loads((ours / "manifest.json").read_text())["epoch"]
-    keys = (ROOT / f"mkroot/archive/keys/{distro}.pgp").read_bytes()
-    suffix = ".asc" if keys.startswith(b"-----BEGIN") else ".gpg"
-    with tempfile.NamedTemporaryFile(suffix=suffix) as ring:  # apt's own user has to read it
-        ring.write(keys)
-        ring.flush()
-        os.chmod(ring.name, 0o644)
-        done = subprocess.run(
-            [
-                *("mmdebstrap", "--variant=minbase", "--mode=root", f"--keyring={ring.name}"),
-                *(suite, str(tmp_path / "theirs.tar"), *sources(distro, suite)),
-            ],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)},
-        )
-    assert done.returncode == 0, done.stderr
-    assert differences(members(ours / "rootfs.tar"), members(tmp_path / "theirs.tar"), explained()) == []
+    theirs = mmdebstraps(tmp_path / "theirs.tar", distro, suite, epoch, "--variant=minbase")
+    assert differences(members(ours / "rootfs.tar"), members(theirs), explained()) == []

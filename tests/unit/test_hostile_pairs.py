@@ -19,7 +19,8 @@ from mkroot.errors import MkrootError, RootfsError, SandboxError
 from mkroot.progress import Progress
 from mkroot.rootfs.assembly import Assembly
 from mkroot.rootfs.merge import diversions
-from mkroot.rootfs.stage import Root, _lend
+from mkroot.rootfs.preinst import lend
+from mkroot.rootfs.stage import Root
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
 from mkroot.store.unpack import layer_key, unpack
@@ -227,7 +228,7 @@ def test_packages_together(name: str, tmp_path: Path) -> None:
 UNION = """
 import pickle
 from mkroot.progress import Progress
-from mkroot.rootfs import stage
+from mkroot.rootfs import placing, stage
 from mkroot.rootfs.top import Top, chown
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
@@ -251,7 +252,7 @@ for name, case in pairs.PAIRS.items():
     todo = stage.Stage(name="all", packages=root.packages, epoch=1)
     with Top(layers, me, Trees(at / "inner/trees")) as top:
         tree, fixed = stage.merge_stage(bare, todo)
-        stage._fix(top, tree, fixed)
+        placing.put_right(top, tree, fixed)
         whole = stage.msgspec.structs.replace(bare, tree=tree, packages=todo.packages)
         with top.mounted(whole) as union:
             for path, node in tree.nodes.items():
@@ -351,14 +352,14 @@ def test_a_preinst_is_lent_through_no_link_of_an_earlier_script(what: str, tmp_p
     canaries = Canaries(tmp_path)
     _links(root, canaries, what)
     with pytest.raises(SandboxError, match=r"preinst script cannot be put into /var/lib/dpkg/tmp.ci"):
-        _lend(root, b"#!/bin/sh\n")
+        lend(root, b"#!/bin/sh\n")
     canaries.check()
 
 
 def test_a_preinst_is_lent_and_taken_away(tmp_path: Path) -> None:
     (tmp_path / "var/lib/dpkg").mkdir(parents=True)
-    _lend(tmp_path, b"#!/bin/sh\n")
+    lend(tmp_path, b"#!/bin/sh\n")
     script = tmp_path / "var/lib/dpkg/tmp.ci/preinst"
     assert script.read_bytes() == b"#!/bin/sh\n" and script.stat().st_mode & 0o7777 == 0o755
-    _lend(tmp_path, None)
+    lend(tmp_path, None)
     assert os.listdir(tmp_path / "var/lib/dpkg") == []

@@ -71,6 +71,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Archive]:
     return program, archive
 
 
+@pytest.fixture(scope="module")
+def upgraded(world: tuple[Program, Archive]) -> Any:
+    """What the build of `up:1` said: `mid:1` with app, which needs lib in version 2."""
+    return build(*world, "up", "mid:1", ["app"])
+
+
 def recipe(archive: Archive, name: str, parent: str, include: list[str], **extra: Any) -> dict[str, Any]:
     image = {"from": parent, "tags": [f"{name}:1"], **extra.pop("image", {})}
     packages = {"packages": {"include": include}} if include else {}
@@ -130,10 +136,9 @@ def test_new_packages_make_one_layer_and_the_parents_stay(world: tuple[Program, 
     assert installed(program, "plain:1") == dict.fromkeys(("lib", "lib-tools", "calm", "tool"), ("installed", "1.0"))
 
 
-def test_an_upgrade_is_dpkgs_own(world: tuple[Program, Archive]) -> None:
-    program, archive = world
-    done = build(program, archive, "up", "mid:1", ["app"])
-    assert done.status == 0, done.err
+def test_an_upgrade_is_dpkgs_own(world: tuple[Program, Archive], upgraded: Any) -> None:
+    program, _ = world
+    assert upgraded.status == 0, upgraded.err
     found = installed(program, "up:1")
     assert found == {
         "app": ("installed", "1.0"),
@@ -150,12 +155,12 @@ def test_an_upgrade_is_dpkgs_own(world: tuple[Program, Archive]) -> None:
     assert log[-2:] == ["lib postinst configure 1.0", "app postinst configure"]
 
 
-def test_a_conffile_that_was_changed_stays(world: tuple[Program, Archive]) -> None:
+def test_a_conffile_that_was_changed_stays(world: tuple[Program, Archive], upgraded: Any) -> None:
     program, archive = world
     files = {"files": [{"path": "/etc/lib.conf", "content": "mine\n"}]}
     assert build(program, archive, "changed", "mid:1", [], config=files).status == 0
     done = build(program, archive, "kept", "changed:1", ["app"])
-    assert done.status == 0, done.err
+    assert (done.status, upgraded.status) == (0, 0), done.err + upgraded.err
     assert text(program, "kept:1", "etc/lib.conf") == "mine\n"
     assert text(program, "up:1", "etc/lib.conf") == "default 2\n"
 
@@ -214,8 +219,9 @@ def test_trim_of_the_parents_files_is_whiteouts(world: tuple[Program, Archive]) 
     assert names["etc/.wh.keep"].size == 0
 
 
-def test_by_source_gives_the_same_tree(world: tuple[Program, Archive]) -> None:
+def test_by_source_gives_the_same_tree(world: tuple[Program, Archive], upgraded: Any) -> None:
     program, archive = world
+    assert upgraded.status == 0, upgraded.err
     layers = {"layers": {"by": "source", "budget": 4}}
     assert build(program, archive, "parts", "mid:1", ["app"], image=layers).status == 0
     images, image = image_of(program, "parts:1")

@@ -9,7 +9,7 @@ import pytest
 
 from mkroot.errors import RootfsError
 from mkroot.rootfs.merge import Diversion, Merge
-from mkroot.rootfs.stage import replaces
+from mkroot.rootfs.placing import replaces
 from mkroot.rootfs.tree import Tree, top_of
 from mkroot.store.frame import pieces_of
 from mkroot.store.layer import Layer, LayerStore

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mkroot.errors import PackageError
+from mkroot.rootfs.dpkg import unpacked_stanza
 from mkroot.store.layer import LayerStore
 from mkroot.store.store import Store
 from mkroot.store.trees import Trees
@@ -223,3 +224,14 @@ def test_what_is_no_package_is_refused(store: Store, tmp_path: Path, data: bytes
     path.write_bytes(data)
     with pytest.raises(PackageError):
         unpack(store, path, Expected("0" * 64, "", "", ""), None, Chown())
+
+
+def test_a_conffile_that_is_no_more_stays_in_dpkgs_database(store: Store, tmp_path: Path) -> None:
+    names = ["/etc/b", "remove-on-upgrade /etc/old", "/etc/a"]
+    made = layer(store, tmp_path, "a", files={"etc/a": b"1", "etc/b": b"2"}, conffiles=names)
+    one, two = (hashlib.md5(text).hexdigest() for text in (b"1", b"2"))
+    assert unpacked_stanza(made).decode().partition("Conffiles:\n")[2].splitlines() == [
+        f" /etc/b {two}",
+        " /etc/old newconffile remove-on-upgrade",
+        f" /etc/a {one}",
+    ]
