@@ -20,6 +20,7 @@ from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe, Trim
 from mkroot.recipe.standing import stands_on
 from mkroot.resolve.lock import LockedPackage, LockedRoot
+from mkroot.rootfs import foreign
 from mkroot.rootfs.identity import Identity
 from mkroot.rootfs.stage import Root
 from mkroot.rootfs.top import chown
@@ -82,10 +83,12 @@ def root_of(
     options: Options,
     environ: Mapping[str, str],
     progress: Progress,
+    unfinished: bool = False,
 ) -> Rooted:
     """Return the root that a lock makes; raises MkrootError.
 
-    image: what it is made of or stands on. place: where the packages are. inside: what comes beside them.
+    image: what it is made of or stands on. place: where the packages are. inside: what comes beside them. unfinished:
+    leave it as its stages have configured it, for the sake of the stages in the store.
     """
     date = source_date(environ)
     place = at_snapshot(layers.store, recipe, place, options, environ, progress)
@@ -118,7 +121,10 @@ def root_of(
     if not missing and scripts:
         todo = rooting.stages(list(zip(stages, packages.load(layers, items))), date, recipe)
         if not rooting.known(layers, root, todo):
+            foreign.check(architecture)
             missing = packages.absent(layers.store, items, trees)
+    elif scripts:
+        foreign.check(architecture)  # before anything is fetched
     wanted = trees if scripts else None
     missing += packages.absent(layers.store, extra, None)
     with packages.supplied(
@@ -152,6 +158,8 @@ def root_of(
         beside = supply.layers(extra)
     configured = root
     epoch = date if date is not None else max([newest, *(layer.date for layer in root.packages)])
+    if unfinished:
+        return Rooted(root=root, configured=root, epoch=epoch, notes=())
     appliance = None
     if image is not None:
         epoch = max(epoch, seconds(image.config.created)) if date is None else date
@@ -161,6 +169,31 @@ def root_of(
     return Rooted(
         root=root, configured=configured, epoch=epoch, notes=notes, beside=tuple(beside), image=image, below=below
     )
+
+
+def upto(locked: LockedRoot, stage: str) -> LockedRoot:
+    """Return a lock's packages up to and with a stage, without those beside the root."""
+    return LockedRoot(packages=tuple(p for p in locked.packages if p.stage in _UPTO[stage]), parent=locked.parent)
+
+
+def provide(
+    store: Store,
+    identity: Identity,
+    recipe: Recipe,
+    wanted: tuple[LockedPackage, ...],
+    place: Origin,
+    options: Options,
+    environ: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    """Have some of a recipe's packages in the store, fetched and unpacked; raises MkrootError."""
+    place = at_snapshot(store, recipe, place, options, environ, progress)
+    missing = packages.absent(store, wanted_items(store, recipe, wanted, place), None)
+    with packages.supplied(
+        LayerStore(store), missing, None, _codecs(recipe), chown(identity), environ, options.offline, progress
+    ) as supply:
+        supply.first(missing)
+        supply.finish()
 
 
 def _codecs(recipe: Recipe) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ look() {
     has mkfs.erofs || need optional erofs-utils "output erofs"
     { has mke2fs && has debugfs; } || need optional e2fsprogs "output ext4"
     has mcopy || need optional mtools "outputs bootfs, disk.raw, disk.qcow2 and iso"
+    has qemu-s390x-static || need optional qemu-user-static "maintainer scripts of foreign architectures"
     has qemu-img || need optional qemu-utils "output disk.qcow2"
     [ "$want" = run ] || has qemu-system-x86_64 || need optional qemu-system-x86 "mkroot boot and mkroot test"
     [ "$want" = run ] || [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -e /usr/share/OVMF/OVMF_CODE.fd ] ||

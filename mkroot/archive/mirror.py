@@ -13,6 +13,7 @@ from mkroot.archive.config import Config
 from mkroot.errors import MirrorError
 
 SECURITY = "debian-security"  # the sibling archive that has Debian's security suites
+PORTS = "ubuntu-ports"  # Ubuntu's archive of the architectures that its main one does not have
 
 
 class Mirror(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,17 +41,15 @@ def mirror(
     """Return the mirror of `distro` ("debian", "ubuntu") for `architecture`.
 
     The first of: `option` (--mirror), the recipe's `mirror:`, MKROOT_MIRROR_<DISTRO>, the configuration, the host's
-    apt sources when the host (`root`) is of the same distribution, the data of python-apt-common. Raises MirrorError
-    where none of them knows one.
+    apt sources when the host (`root`) is of the same distribution, the data of python-apt-common. Ubuntu's ports are an
+    archive of their own: for their architectures MKROOT_MIRROR_UBUNTU_PORTS and the configuration's `ubuntu-ports` come
+    before what is named for `ubuntu`, which may be a mirror of both. Raises MirrorError where none of them knows one.
     """
     root = root or Path("/")
-    variable = f"MKROOT_MIRROR_{distro.upper()}"
-    named = (
-        (option, "`--mirror`"),
-        (recipe, "the recipe's `mirror:`"),
-        (environ.get(variable), f"`{variable}`"),
-        (config.mirrors.get(distro), config.path),
-    )
+    names = [PORTS, distro] if in_ports(distro, architecture) else [distro]
+    named = [(option, "`--mirror`"), (recipe, "the recipe's `mirror:`")]
+    for name in names:
+        named += [(environ.get(_variable(name)), f"`{_variable(name)}`"), (config.mirrors.get(name), config.path)]
     for text, origin in named:
         if text:
             archive = with_credentials(parse(text, origin), root / "etc/apt")
@@ -68,9 +67,19 @@ def mirror(
         return Mirror(archive=archive, security=security, origin="python-apt-common")
     raise MirrorError(
         f"no mirror of `{distro}` for `{architecture}` is known",
-        hint=f"give one with `--mirror` or `{variable}`, in {os.fspath(_shown(config))} under `[mirrors]`, "
+        hint=f"give one with `--mirror` or `{_variable(names[0])}`, in {os.fspath(_shown(config))} under `[mirrors]`, "
         f"in the apt sources of a {distro.capitalize()} host, or install the package `python-apt-common`",
     )
+
+
+def in_ports(distro: str, architecture: str) -> bool:
+    """Tell whether an architecture is one of those that Ubuntu keeps in an archive of their own."""
+    return distro == "ubuntu" and architecture not in ("amd64", "i386", "all")
+
+
+def _variable(name: str) -> str:
+    """Return the environment's variable that names an archive's mirror."""
+    return f"MKROOT_MIRROR_{name.upper().replace('-', '_')}"
 
 
 def _shown(config: Config) -> str:

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     user = os.geteuid()
     identity = assume()
-    facts = [*_python(), *_identity(identity, user), *_store(identity), *_mirrors(), *_keys(), *_tools()]
+    facts = [*_python(), *_identity(identity, user), *_architectures(), *_store(identity), *_mirrors(), *_keys()]
+    facts += _tools()
     packages = tuple(dict.fromkeys(p for fact in facts if fact.state != OK for p in fact.install))
     if args.json:
         _print_json(facts, identity, packages)
@@ -133,6 +134,26 @@ def _identity(identity: Identity, user: int) -> list[Fact]:
         missing = not (find_tool("newuidmap") and find_tool("newgidmap"))
         text = "missing; ordinary users get one id only" if missing else "found, for ordinary users"
         facts.append(Fact(part, "newuidmap", LACK if missing else OK, text, install=("uidmap",)))
+    return facts
+
+
+def _architectures() -> list[Fact]:
+    from mkroot.rootfs import foreign
+
+    part = "scripts"
+    facts, hints = [], set()
+    for name, way in foreign.ways(foreign.USUAL).items():
+        match way:
+            case foreign.Native():
+                facts.append(Fact(part, name, OK, "the processor runs them"))
+            case foreign.Registered(interpreter):
+                facts.append(Fact(part, name, OK, f"by {interpreter or 'an emulator'}, which the host registered"))
+            case foreign.Own(interpreter):
+                facts.append(Fact(part, name, OK, f"by {interpreter}, registered in the sandbox alone"))
+            case foreign.Missing(why, hint, install):
+                more = hint if hint not in hints else ""
+                facts.append(Fact(part, name, LACK, f"none run, for {why}", hint=more, install=install))
+                hints.add(hint)
     return facts
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 
@@ -14,15 +12,12 @@ from mkroot.container.record import SHORT, Container, Containers, Settings, new_
 from mkroot.container.union import layer_keys
 from mkroot.container.wish import settle
 from mkroot.errors import ContainerError
+from mkroot.oci.layers import debian_architecture
 from mkroot.oci.model import Execution
 from mkroot.oci.store import Image, ImageStore
+from mkroot.rootfs import foreign
 from mkroot.rootfs.identity import Identity
 from mkroot.store.store import Store
-
-# What a processor runs beside its own, in Go's words: uname's machine, and the architectures.
-_NATIVE = {"x86_64": ("amd64", "386"), "aarch64": ("arm64", "arm"), "i686": ("386",), "armv7l": ("arm",)}
-_BINFMT = "/proc/sys/fs/binfmt_misc"
-_QEMU = {"amd64": "x86_64", "arm64": "aarch64", "386": "i386", "ppc64le": "ppc64le"}
 
 
 def create(
@@ -44,7 +39,7 @@ def create(
     """
     if not identity.can_mount:
         raise ContainerError(f"a container cannot be run: {identity.reason}", hint=identity.hint)
-    check_architecture(image, reference)
+    architecture = checked_architecture(image, reference)
     container_id = new_id()
     if name:
         check_name(name)
@@ -66,20 +61,21 @@ def create(
             layers=layers,
             settings=settled,
             identity=identity.tag,
+            architecture=architecture,
         )
         containers.create(container)
     return container
 
 
-def check_architecture(image: Image, reference: str) -> None:
-    """Raise ContainerError where this host cannot run the image's programs."""
-    wanted, machine = image.config.architecture, platform.machine()
-    if wanted in _NATIVE.get(machine, (machine,)):
-        return
-    emulator = f"qemu-{_QEMU.get(wanted, wanted)}"
-    if not os.path.exists(f"{_BINFMT}/{emulator}"):
+def checked_architecture(image: Image, reference: str) -> str:
+    """Return an image's architecture by Debian's name; raises ContainerError where its programs do not run here."""
+    architecture = debian_architecture(image)
+    if architecture == foreign.native():
+        return architecture
+    way = foreign.how(architecture)
+    if isinstance(way, foreign.Missing):
         raise ContainerError(
-            f"the image `{reference}` is for {wanted}, and this host ({machine}) cannot run its programs",
-            hint="install an emulator that the kernel starts by itself (`qemu-user-static`), or take an image for "
-            "this host",
+            f"the image `{reference}` is for {image.config.architecture}, and its programs do not run here: {way.why}",
+            hint=f"{way.hint}, or take an image for `{foreign.native()}`",
         )
+    return architecture

@@ -10,6 +10,7 @@ Messages (`Wire`), the first word says which:
              stop NUMBER             to the main command, from any connection
     from it: ready LIMITS [+ fd]     it stands; the descriptor answers changes of owner (`mkroot.rootfs.owners`)
              fail ERRNO TEXT
+             foreign STEP ERRNO      its programs do not run here (`mkroot.rootfs.foreign.missing`)
              terminal + fd           the master of the command's terminal
              done STATUS ERRNO STEP  it has ended; ERRNO and STEP where it could not be executed
 """
@@ -30,7 +31,7 @@ from mkroot.container.console import CrunTerminal, Terminal
 from mkroot.container.setup import Setup
 from mkroot.container.signals import default_signals
 from mkroot.container.wire import Wire
-from mkroot.rootfs import filter, linux, seccomp
+from mkroot.rootfs import emulator, filter, linux, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -314,10 +315,18 @@ def main() -> None:
             setup.make()
         linux.forget_command_line()
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    except emulator.Cannot as e:
+        first.send(("foreign", e.step, e.number))
+        return
     except OSError as e:
         first.send(("fail", e.errno or errno.EIO, f"{e.strerror}: {e.filename}" if e.filename else str(e.strerror)))
         return
     listener = _owners(setup.limits) if config["single"] else []
+    if config["devices"] and setup.emulated >= 0:
+        try:
+            listener.append(seccomp.install_devices())
+        except OSError:
+            setup.limits.append("no device can be made, for seccomp user notification is not to be had")
     first.send(("ready", tuple(setup.limits)), listener)
     for fd in listener:
         os.close(fd)

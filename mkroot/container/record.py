@@ -71,7 +71,8 @@ class Container(Struct, frozen=True, kw_only=True):
     id: 64 hexadecimal digits, random. image: its manifest's digest. reference: the image as the user named it.
     command: the whole command line, entrypoint included. layers: keys of the image's layers in the layer store, from
     the bottom up; their trees stay while the container does. identity: tag of the identity whose owners `upper` has
-    (`mkroot.rootfs.identity`). owners: owner and group, by path, of what cannot say so itself (`Owners.by_path`).
+    (`mkroot.rootfs.identity`). architecture: of its programs, by Debian's name; "" for the host's. owners: owner and
+    group, by path, of what cannot say so itself (`Owners.by_path`).
     status: created, running or exited. exit_code: the command's, once it has exited; None where nobody saw it end.
     supervisor, init: the mkroot process that runs it, and its process 1, while it runs. Times: seconds since 1970.
     """
@@ -85,6 +86,7 @@ class Container(Struct, frozen=True, kw_only=True):
     layers: tuple[str, ...] = ()
     settings: Settings = Settings()
     identity: str = "root"
+    architecture: str = ""
     owners: dict[str, tuple[int, int]] = {}
     status: str = CREATED
     exit_code: int | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mkroot.rootfs import kernelfs, linux
+from mkroot.rootfs import emulator, kernelfs, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,18 +22,21 @@ class Setup:
 
     config: root (a mount point), network (whether it has one of its own), hostname, workdir, read_only, volumes (host's
     path, path without links in the root, read-only, is a folder) and files (path without links in the root, content).
-    What is mounted upon is in the root already. limits: what this host did not give.
+    What is mounted upon is in the root already. foreign: what `mkroot.rootfs.foreign.given` returned. limits: what this
+    host did not give. emulated: a descriptor that keeps an emulator registered, -1 for none.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
         self.limits: list[str] = []
+        self.emulated = -1
         self._sysfs = True
         self._at = -1
 
     def make(self) -> None:
-        """Do all of it; raises OSError."""
+        """Do all of it; raises OSError, and emulator.Cannot where the root's programs do not run here."""
         config = self._config
+        foreign = config["foreign"]
         root = str(config["root"])
         flags = linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
         linux.unshare(flags | linux.CLONE_NEWNET if config["network"] else flags)
@@ -46,6 +49,7 @@ class Setup:
         # There is no list of devices that may be used (as a device cgroup has it): no node but those of /dev opens.
         linux.mount_setattr(root, linux.MOUNT_ATTR_NODEV)
         self._at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        held = emulator.hold(foreign["interpreter"]) if foreign and foreign["interpreter"] else -1
         self._proc()
         self._sys()
         self._dev()
@@ -63,6 +67,8 @@ class Setup:
             linux.mount_setattr("/", linux.MOUNT_ATTR_RDONLY)
         if config["network"]:
             kernelfs.loopback_up()
+        if foreign:  # last, for what is mounted after it would belong to another user namespace
+            self.emulated = emulator.start(foreign, held, "/dev")
 
     def _enter(self, path: str) -> None:
         """Go into a folder of the root, following no link."""

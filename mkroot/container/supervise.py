@@ -21,8 +21,8 @@ from mkroot.container.view import View
 from mkroot.container.wire import Wire
 from mkroot.container.wish import Volume, parse_volume
 from mkroot.errors import ContainerError
-from mkroot.rootfs import firstprocess
-from mkroot.rootfs.identity import SINGLE, Identity
+from mkroot.rootfs import firstprocess, foreign
+from mkroot.rootfs.identity import ROOT, SINGLE, Identity
 from mkroot.rootfs.kernelfs import HIDDEN, HIDDEN_SYS, READ_ONLY
 from mkroot.rootfs.owners import Owners
 from mkroot.rootfs.union import unmount
@@ -113,7 +113,9 @@ class Supervisor:
             "volumes": mounts,
             "files": list(zip(shown, files.values(), strict=True)),
             "single": self._identity.kind == SINGLE,
+            "devices": self._identity.kind == ROOT,
             "crun": self._crun,
+            "foreign": None if self._crun else foreign.given(container.architecture),
         }
         if self._crun:
             self._by_crun(folder, config, view)
@@ -123,7 +125,13 @@ class Supervisor:
             self._stack.callback(private.close)
 
     def _by_crun(self, folder: Path, config: dict[str, object], view: View) -> None:
-        """Add the OCI bundle to process 1's configuration."""
+        """Add the OCI bundle to process 1's configuration; raises ContainerError for what only mkroot itself starts."""
+        architecture = self.container.architecture or foreign.native()
+        if isinstance(foreign.how(architecture), foreign.Own):
+            raise ContainerError(
+                f"crun starts no programs of `{architecture}` here, which only an emulator runs",
+                hint="leave MKROOT_RUNTIME out: mkroot's own way registers one for the container",
+            )
         at = folder / "bundle"
         at.mkdir(exist_ok=True)
         more = {"hidden": (*HIDDEN, *HIDDEN_SYS), "fixed": READ_ONLY, "namespaced": self._identity.namespaced}
@@ -167,11 +175,19 @@ class Supervisor:
                 os.close(alive)
         if limit is not None:
             limit.add(self._pid)
-        self._wire.send(("setup", config))
-        got = self._wire.receive()
+        try:
+            self._wire.send(("setup", config))
+            got = self._wire.receive()
+        except ConnectionError:
+            got = None
         if got is None:
             raise ContainerError("the container ended before it was ready", hint="`mkroot doctor` tells why")
         (word, *rest), fds = got
+        if word == "foreign":
+            lack = foreign.missing(self.container.architecture, str(rest[0]), int(str(rest[1])))
+            raise ContainerError(
+                f"programs of `{self.container.architecture}` do not run here: {lack.why}", hint=lack.hint
+            )
         if word != "ready":
             raise ContainerError(
                 f"the container cannot be made: {rest[1]}", hint="`mkroot doctor` tells what this host allows"
@@ -179,7 +195,7 @@ class Supervisor:
         if isinstance(rest[0], tuple):
             self.notes = tuple(str(note) for note in rest[0])
         if fds:
-            self._owners = Owners(fds[0])
+            self._owners = Owners(fds[0], real=self._identity.kind == ROOT)
             self._stack.callback(self._owners.close)
 
     def _end(self) -> None:

@@ -11,13 +11,12 @@ import os
 import signal
 import sys
 
-from mkroot.rootfs import linux
+from mkroot.rootfs import idmap, linux
+from mkroot.rootfs.idmap import Range
 from mkroot.rootfs.standby import PASSED, stand_by
 
 ROOT, MAPPED, SINGLE, NONE = "root", "mapped", "single", "none"
 IDS = 65536  # how many ids a Debian system may use (Policy 9.2.2)
-
-Range = tuple[int, int, int]  # first id inside, first id outside, how many: a line of /proc/PID/uid_map
 
 
 class Identity:
@@ -90,7 +89,7 @@ def assume() -> Identity:
 
 def _root_identity() -> Identity:
     """Return what root is here: of the host, or of a user namespace that somebody else made."""
-    uids, gids = _rows("/proc/self/uid_map"), _rows("/proc/self/gid_map")
+    uids, gids = idmap.rows("/proc/self/uid_map"), idmap.rows("/proc/self/gid_map")
     if uids == gids == EVERY:
         return Identity(ROOT, "root", uids=uids, gids=gids)
     if uids[0][2] > 1 or len(uids) > 1:
@@ -142,18 +141,6 @@ def _spread(own: int, ranges: list[tuple[int, int]]) -> tuple[Range, ...]:
     return tuple(lines)
 
 
-def _rows(file: str) -> tuple[Range, ...]:
-    """Return the lines of /proc/self/uid_map or gid_map."""
-    with open(file, encoding="ascii") as lines:
-        rows = [[int(word) for word in line.split()] for line in lines]
-    return tuple((inside, outside, count) for inside, outside, count in rows)
-
-
-def _visible(file: str) -> tuple[Range, ...]:
-    """Return a map of the ids that exist in this namespace onto themselves."""
-    return tuple((inside, inside, count) for inside, _, count in _rows(file))
-
-
 class _Plan:
     """The id maps to try, and who writes them."""
 
@@ -163,7 +150,7 @@ class _Plan:
         self.lack = ""
         if root and linux.has_capability("setuid") and linux.has_capability("setgid"):
             self.by_hand = True  # root without CAP_SYS_ADMIN: it may map every id that it sees
-            self.uids, self.gids = _visible("/proc/self/uid_map"), _visible("/proc/self/gid_map")
+            self.uids, self.gids = idmap.visible("/proc/self/uid_map"), idmap.visible("/proc/self/gid_map")
             return
         uid, gid = os.geteuid(), os.getegid()
         name = _user_name(uid)
@@ -301,8 +288,8 @@ def _write_ranges(plan: _Plan, child: int) -> str:
     """Write the maps of several ids; return "" or what failed."""
     if plan.by_hand:
         try:
-            _write(f"/proc/{child}/uid_map", plan.uids)
-            _write(f"/proc/{child}/gid_map", plan.gids)
+            idmap.write(f"/proc/{child}/uid_map", plan.uids)
+            idmap.write(f"/proc/{child}/gid_map", plan.gids)
             return ""
         except OSError as e:
             return f"the ids of this container cannot be mapped: {e.strerror}"
@@ -325,15 +312,7 @@ def _write_single(child: int) -> None:
         if name == "gid_map":
             with open(f"/proc/{child}/setgroups", "w", encoding="ascii") as f:
                 f.write("deny")
-        _write(f"/proc/{child}/{name}", lines)
-
-
-def _write(path: str, lines: tuple[Range, ...]) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, "".join(f"{a} {b} {n}\n" for a, b, n in lines).encode())
-    finally:
-        os.close(fd)
+        idmap.write(f"/proc/{child}/{name}", lines)
 
 
 # ---- why not

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from mkroot.rootfs.effects import DATED, LARGEST, STRANGE, Effects, Unknowable, difference, gather, put
+from mkroot.rootfs.foreign import native
 from mkroot.rootfs.identity import SINGLE
 from mkroot.rootfs.pathcalls import MACHINE
 from mkroot.rootfs.states import States
@@ -158,9 +159,12 @@ class Memo:
                 keep(self._store, key, kept)
 
 
-def can_follow(identity: str) -> bool:
-    """Tell whether scripts can be followed: a process has one listener, and the owners of a single id need it."""
-    return identity != SINGLE and os.uname().machine == MACHINE
+def can_follow(identity: str, architecture: str) -> bool:
+    """Tell whether scripts can be followed: a process has one listener, and the owners of a single id need it.
+
+    Of another architecture's programs it is not: their calls are others, or an emulator's.
+    """
+    return identity != SINGLE and os.uname().machine == MACHINE and architecture == native()
 
 
 def mostly_known(store: Store, identity: str, packages: Sequence[Layer]) -> bool:

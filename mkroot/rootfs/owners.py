@@ -4,6 +4,8 @@ Regular files and folders carry the owner as an extended attribute, so that it s
 copies into the upper of a later stage. Links, pipes and devices cannot; theirs are recorded by path. A device becomes
 an empty file that says in an attribute which device it is. `mkroot.rootfs.upper` reads all of these back. What a
 script sees with stat stays root.
+
+Where mkroot is root and only the sandbox is in a user namespace, it makes the devices that scripts may not.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ _KEEP = 0xFFFFFFFF
 class Owners:
     """Serves a listener in a thread of its own until `close`.
 
-    by_path: owner and group of what cannot carry an attribute, by path relative to the root.
+    by_path: owner and group of what cannot carry an attribute, by path relative to the root. real: whether devices are
+    made, and not marked.
     """
 
-    def __init__(self, listener: int) -> None:
+    def __init__(self, listener: int, *, real: bool = False) -> None:
+        self._real = real
         self.by_path: dict[str, tuple[int, int]] = {}
         calls = CALLS[os.uname().machine]
         self._names = {number: name for name, number in calls.notified.items()}
@@ -87,7 +91,7 @@ class Owners:
             at, path, mode, device = (linux.AT_FDCWD, *a[:3]) if name == "mknod" else (_signed(a[0]), *a[1:4])
             if stat.S_IFMT(mode) not in (stat.S_IFCHR, stat.S_IFBLK):
                 return _CONTINUE
-            call.make_device(at, call.text(path), mode & 0xFFFF, device)
+            call.make_device(at, call.text(path), mode & 0xFFFF, device, real=self._real)
             return 0
         if name == "fchown":
             fd, uid, gid = call.descriptor(_signed(a[0])), a[1], a[2]
@@ -198,18 +202,42 @@ class _Call:
         finally:
             os.close(fd)
 
-    def make_device(self, at: int, path: str, mode: int, device: int) -> None:
-        """Make an empty file that says which device it would be."""
+    def status(self, name: str) -> str:
+        """Return a field of its /proc/PID/status."""
+        with open(f"{self._proc}/status", encoding="utf-8", errors="replace") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{name}:"))
+
+    def make_device(self, at: int, path: str, mode: int, device: int, *, real: bool) -> None:
+        """Make a device, or an empty file that says which device it would be."""
         pure = PurePosixPath(path)
+        mode &= ~int(self.status("Umask"), 8)
         fd = self.open(at, str(pure.parent), follow=True)
         try:
             self.check()
-            made = os.open(f"/proc/self/fd/{fd}/{pure.name}", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            name = f"/proc/self/fd/{fd}/{pure.name}"
+            if real:
+                self._make_node(name, mode, device)
+                return
+            made = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         finally:
             os.close(fd)
         try:
             kind = "c" if stat.S_ISCHR(mode) else "b"
             mark = f"{kind}:{os.major(device)}:{os.minor(device)}:{stat.S_IMODE(mode):o}"
             os.setxattr(made, marks.DEVICE, mark.encode())
+        finally:
+            os.close(made)
+
+    def _make_node(self, name: str, mode: int, device: int) -> None:
+        """Make a device as the kernel would for a process that has the capability in a namespace that counts."""
+        may = int(self.status("CapEff"), 16) >> linux.CAPABILITIES.index("mknod") & 1
+        if not may or (stat.S_ISCHR(mode) and not device):  # 0:0 is overlayfs's mark of what was removed
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        os.mknod(name, mode, device)
+        made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # by then it may be something else
+        try:
+            st = os.fstat(made)
+            if (stat.S_IFMT(st.st_mode), st.st_rdev) == (stat.S_IFMT(mode), device):
+                os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(mode))
         finally:
             os.close(made)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mkroot.errors import SandboxError
-from mkroot.rootfs import firstprocess, linux, sandbox_init
-from mkroot.rootfs.identity import SINGLE, Identity
+from mkroot.rootfs import firstprocess, foreign, linux, sandbox_init
+from mkroot.rootfs.identity import ROOT, SINGLE, Identity
 from mkroot.rootfs.owners import Owners
 from mkroot.rootfs.streams import Collector, StatusCallback, Streams
 
@@ -99,6 +99,7 @@ class Sandbox:
     start-stop-daemon; off for hooks that may upgrade dpkg. sysfs: mount a read-only /sys. epoch: SOURCE_DATE_EPOCH.
     watcher: makes what follows the scripts in it, where the kernel can tell of their system calls (`Memo.watch`).
     follow: whether of all their calls that name files, or only of programs that are executed.
+    architecture: of the root's programs, where it may be another than this host's (`mkroot.rootfs.foreign`).
 
     When it ends, however it ends, every process in it is gone, and what it mounted left no trace in the root. It ends
     at once when mkroot is killed.
@@ -117,6 +118,7 @@ class Sandbox:
         sysfs: bool = False,
         watcher: Watcher | None = None,
         follow: bool = True,
+        architecture: str = "",
     ) -> None:
         self.root = root
         self.identity = identity
@@ -127,6 +129,7 @@ class Sandbox:
         self._control: socket.socket | None = None
         self._created: list[str] = []
         self._owners: Owners | None = None
+        self._architecture = architecture
         self._watcher = watcher
         self._following = follow
         self._watch: Watch | None = None
@@ -148,7 +151,9 @@ class Sandbox:
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sandbox_init.MESSAGE * 2)
             self._spawn(theirs)
             theirs.close()
-            ours.send(marshal.dumps(self._config()))
+            config = marshal.dumps(self._config())
+            with contextlib.suppress(ConnectionError):  # that it has ended is told by what it does not say
+                ours.send(config)
             self._ready(self._receive())
         except BaseException:
             theirs.close()
@@ -212,14 +217,19 @@ class Sandbox:
             "hostname": self._hostname,
             "files": files,
             "single": self.identity.kind == SINGLE,
+            "devices": self.identity.kind == ROOT,
+            "foreign": foreign.given(self._architecture),
             "watched": "" if self._watcher is None else "follow" if self._following else "executions",
         }
 
     def _receive(self) -> list[str]:
         assert self._control is not None
-        data, fds, _, _ = socket.recv_fds(self._control, sandbox_init.MESSAGE, 1)
-        if fds and self.identity.kind == SINGLE:
-            self._owners = Owners(fds[0])
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, sandbox_init.MESSAGE, 1)
+        except ConnectionError:
+            data, fds = b"", []
+        if fds and (self.identity.kind == SINGLE or self._watcher is None):
+            self._owners = Owners(fds[0], real=self.identity.kind == ROOT)
         elif fds and self._watcher is not None:
             self._watch = self._watcher(fds[0], self._pid)
         if not data:
@@ -233,6 +243,8 @@ class Sandbox:
             self.limits = tuple(answer[2 + count :])
             return
         self._created = [name for name in answer[3:] if name]
+        if answer[0] == "foreign":
+            raise foreign.fault(self._architecture, foreign.missing(self._architecture, answer[1], int(answer[2])))
         raise SandboxError(
             f"a sandbox cannot be made of this root: {answer[2].replace(str(self.root.absolute()), '')}",
             where=str(self.root),

@@ -17,7 +17,7 @@ import resource
 import select
 import sys
 
-from mkroot.rootfs import filter, linux, pathcalls, seccomp
+from mkroot.rootfs import emulator, filter, linux, pathcalls, seccomp
 from mkroot.rootfs.sandbox_setup import Setup
 
 CONTROL, ALIVE = 3, 4  # descriptors given: the socket to mkroot; a pidfd of mkroot, where the kernel has such
@@ -244,7 +244,13 @@ def main() -> None:
         return
     setup = Setup(marshal.loads(data))
     try:
-        setup.make()
+        try:
+            setup.make()
+        except emulator.Cannot as e:
+            control.send(
+                "\0".join(["foreign", e.step, str(e.number), *setup.created]).encode("utf-8", "surrogateescape")
+            )
+            return
         linux.forget_command_line()
         _limit_resources()
         linux.limit_capabilities(KEPT_CAPABILITIES)
@@ -266,6 +272,11 @@ def main() -> None:
                 seccomp.install(notify=False)
             except OSError:
                 setup.limits[-1] = "nothing can be given to another owner than root, for seccomp is not to be had"
+    elif setup.devices and setup.emulated >= 0:
+        try:
+            listener.append(seccomp.install_devices())
+        except OSError:
+            setup.limits.append("no device can be made, for seccomp user notification is not to be had")
     elif setup.watched:
         try:
             listener.append(seccomp.load(pathcalls.program(follow=setup.watched == "follow"), seccomp.LISTENER))

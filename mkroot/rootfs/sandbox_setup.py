@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from mkroot.rootfs import kernelfs, linux
+from mkroot.rootfs import emulator, kernelfs, linux
 
 STAGING = "/dev/.mkroot"
 
@@ -18,7 +18,7 @@ class Setup:
 
     created: what had to be made in the root to mount upon, each as the folder's mtime before and after (nanoseconds)
     and the path; mkroot removes it when the sandbox has ended.
-    limits: what this host did not give.
+    limits: what this host did not give. emulated: a descriptor that keeps an emulator registered, -1 for none.
     """
 
     def __init__(self, config: dict[str, object]) -> None:
@@ -28,6 +28,9 @@ class Setup:
         self.hostname = str(config["hostname"])
         self.single = bool(config["single"])
         self.watched = str(config["watched"])
+        self.devices = bool(config["devices"])
+        self.foreign = config["foreign"]
+        self.emulated = -1
         files = config["files"]
         assert isinstance(files, list)
         self.files: list[tuple[str, bytes, int, bool]] = files
@@ -36,7 +39,7 @@ class Setup:
         self._at = -1
 
     def make(self) -> None:
-        """Do all of it; raises OSError."""
+        """Do all of it; raises OSError, and emulator.Cannot where the root's programs do not run here."""
         flags = linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
         linux.unshare(flags if self.network else flags | linux.CLONE_NEWNET)
         try:
@@ -48,6 +51,7 @@ class Setup:
         linux.mount(self.root, self.root, None, linux.MS_BIND | linux.MS_REC)
         linux.mount_setattr(self.root, linux.MOUNT_ATTR_NODEV, recursive=True)
         self._at = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        held = self._hold()
         self._dev()
         self._proc()
         if self.sysfs:
@@ -60,12 +64,19 @@ class Setup:
         os.chdir("/")
         for target, content, mode, make in self.files:
             self._file(target, content, mode, make)
-        os.rmdir(STAGING)
         if not self.network:
             try:
                 kernelfs.loopback_up()
             except OSError:
                 pass  # nothing listens in here anyway
+        if isinstance(self.foreign, dict):  # last, for what is mounted after it would belong to another user namespace
+            self.emulated = emulator.start(self.foreign, held, STAGING)
+        os.rmdir(STAGING)
+
+    def _hold(self) -> int:
+        """Return a descriptor of the host's emulator for the root's programs, -1 where there is none."""
+        interpreter = self.foreign["interpreter"] if isinstance(self.foreign, dict) else ""
+        return emulator.hold(interpreter) if interpreter else -1
 
     def _made(self, path: str, folder: str, before: int) -> None:
         """Note what was made, with the time of its folder before and after."""

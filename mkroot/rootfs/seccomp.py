@@ -1,8 +1,11 @@
-"""A system call filter for sandboxes with a single id: changes of owner are answered by mkroot (seccomp(2)).
+"""System call filters by which mkroot answers what a user namespace does not give (seccomp(2)).
 
 With one id in the user namespace chown fails for every other owner, and so would most maintainer scripts. The filter
 hands the calls of the chown and mknod families to whoever holds the listener, and answers those that change the
 process's own ids with success, without doing anything: the process stays root of its namespace.
+
+With every id, but in a namespace that was made for an emulator, only devices cannot be made: the mknod family alone is
+handed over.
 """
 
 from __future__ import annotations
@@ -59,6 +62,20 @@ def program(calls: Calls, *, notify: bool) -> list[tuple[int, int, int, int]]:
     for number, answer in tests:
         lines += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, answer)]
     return [*lines, (_RETURN, 0, 0, _RET_ALLOW)]
+
+
+def devices(calls: Calls) -> list[tuple[int, int, int, int]]:
+    """Return the instructions of a filter that hands over the calls of the mknod family, and nothing else."""
+    kept = {name: number for name, number in calls.notified.items() if name.startswith("mknod")}
+    return program(Calls(calls.audit, calls.seccomp, kept, []), notify=True)
+
+
+def install_devices() -> int:
+    """Install the filter for devices in this process and all that it starts; return the listener. Raises OSError."""
+    calls = CALLS.get(os.uname().machine)
+    if calls is None:
+        raise OSError(38, os.strerror(38))
+    return load(devices(calls), LISTENER)
 
 
 def install(*, notify: bool) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from mkroot.rootfs import memo
 from mkroot.rootfs.effects import Effects, Write, put
+from mkroot.rootfs.foreign import native
 from mkroot.store.store import Store
 from mkroot.store.verify import verify
 from mkroot.tar.entry import DIR, FILE, Entry
@@ -103,8 +104,10 @@ def test_a_damaged_record_is_none(cut: int, tmp_path: Path) -> None:
 
 
 def test_where_scripts_cannot_be_followed_they_run() -> None:
-    assert not memo.can_follow("single")
-    assert memo.can_follow("root") == (os.uname().machine == "x86_64")
+    assert not memo.can_follow("single", native())
+    assert memo.can_follow("root", native()) == (os.uname().machine == "x86_64")
+    assert not memo.can_follow("root", "i386")
+    assert not memo.can_follow("root", "arm64")
 
 
 def test_another_identity_or_script_has_other_records() -> None:

@@ -183,6 +183,26 @@ def test_ubuntu_keeps_other_architectures_elsewhere(tmp_path: Path) -> None:
     assert host.find("ubuntu", "arm64").archive.url == "http://ports.mirror.example/ubuntu-ports"
 
 
+def test_ubuntus_ports_have_names_of_their_own(host: Host) -> None:
+    host.write("usr/share/python-apt/templates/Ubuntu.info", TEMPLATE)
+    more: dict[str, Any] = {}
+    for key, value, main, ports in (
+        ("config", Config(mirrors={"ubuntu": "file:/c/u"}), "file:/c/u", "file:/c/u"),
+        ("config", Config(mirrors={"ubuntu": "file:/c/u", "ubuntu-ports": "file:/c/p"}), "file:/c/u", "file:/c/p"),
+        ("environ", {"MKROOT_MIRROR_UBUNTU": "file:/e/u"}, "file:/e/u", "file:/c/p"),
+        ("environ", {"MKROOT_MIRROR_UBUNTU_PORTS": "file:/e/p"}, "file:/c/u", "file:/e/p"),
+        ("option", "file:/o", "file:/o", "file:/o"),
+    ):
+        more[key] = value
+        for architecture, then in (("amd64", main), ("i386", main), ("arm64", ports), ("s390x", ports)):
+            assert host.find("ubuntu", architecture, **more).archive.path == Path(then.removeprefix("file:"))
+    with pytest.raises(MirrorError) as caught:
+        host.write("usr/share/python-apt/templates/Ubuntu.info", "")
+        host.find("ubuntu", "riscv64")
+    assert "MKROOT_MIRROR_UBUNTU_PORTS" in str(caught.value)
+    assert host.find("debian", "arm64", environ={"MKROOT_MIRROR_DEBIAN": "file:/d"}).archive.path == Path("/d")
+
+
 @pytest.mark.parametrize(
     ("archive", "security"),
     [

@@ -68,6 +68,25 @@ def test_process_1_shows_nothing_of_the_host(kind: str) -> None:
     assert out.count("ermission denied") == 5, out
 
 
+@pytest.mark.counts("fault")
+@pytest.mark.parametrize("when", ["before it is told what to do", "after that"])
+def test_a_process_1_that_dies_early_is_told_of(when: str) -> None:
+    end = "import time; time.sleep(0.2)" if when == "after that" else ""
+    code = f"""
+(at := work() / "init").write_text("def main():\\n    {end or "pass"}\\n")
+linux.mount(str(at), sandbox.sandbox_init.__file__, None, linux.MS_BIND)
+told = []
+for _ in range(3):
+    try:
+        with box(work()):
+            pass
+    except SandboxError as e:
+        told.append(e.what)
+emit(told=told)
+"""
+    assert run("mapped", code)["told"] == ["the sandbox ended before it was ready"] * 3
+
+
 @pytest.mark.counts("hostile")
 @KINDS
 def test_no_host_path_is_visible(kind: str) -> None:

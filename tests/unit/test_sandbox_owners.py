@@ -56,6 +56,12 @@ def test_devices_become_entries() -> None:
     assert got["devices"]["n"] == [1, 3]  # type: ignore[index, call-overload]
 
 
+def test_a_device_has_the_mode_that_the_umask_leaves() -> None:
+    got = owners("umask 027; mknod /n c 1 3; umask 0; mknod /m b 8 1")
+    assert got["n"] == ["c", "0o640", 0, 0]
+    assert got["m"] == ["b", "0o666", 0, 0]
+
+
 def test_faults_are_the_kernels_own() -> None:
     got = owners("chown 1 /nope 2>&1; chown 1 /etc/passwd/x 2>&1; true")
     assert "No such file" in str(got["out"])
