@@ -34,7 +34,7 @@ from mkroot.tar.entry import DIR, FILE, HARDLINK, Entry
 from mkroot.tar.stream import Stream
 from mkroot.tar.write import header, padding
 
-FORMAT = "2"  # of a layer's record and frame; part of every key below
+FORMAT = "3"  # of a layer's record and frame; part of every key below
 LARGE = 8 << 20  # bytes of a file that need not be held as a whole,
 STEP = 4 << 20  # … and of what is held of it
 NOW = -1  # an entry's mtime that stands for the epoch of the build: the file was written while the build ran
@@ -117,8 +117,15 @@ class LayerStore:
         self._records: dict[str, Layer] = {}
 
     def has(self, key: str) -> bool:
-        """Tell whether the layer is there."""
-        return self.store.has("layers", key)
+        """Tell whether the layer is there, or could be brought from the store's second floor."""
+        return self.store.has("layers", key) or (self._bring(key) and self.store.has("layers", key))
+
+    def _bring(self, key: str) -> bool:
+        """Look for a layer on the store's second floor; tell whether there is one. Raises StoreError."""
+        if self.store.beyond is None:
+            return False
+        self.store.beyond.bring((key,))
+        return True
 
     def load(self, key: str) -> Layer:
         """Return a layer's record; raises StoreError where it is missing or damaged."""
@@ -126,6 +133,8 @@ class LayerStore:
         if known is not None:
             return known
         path = self.store.path("layers", key)
+        if not path.exists():
+            self._bring(key)
         try:
             layer = msgspec.msgpack.decode(opened(path.read_bytes()), type=Layer)
         except FileNotFoundError:
@@ -141,6 +150,8 @@ class LayerStore:
         blob = msgspec.msgpack.encode(layer)
         with self.store.writing("layers", layer.key, sync=False) as aside:
             aside.write_bytes(sealed(blob))
+        if self.store.beyond is not None:
+            self.store.beyond.offer((layer.key,))
 
     def save_frame(self, layer: Layer, raws: Iterator[bytes], codec: str) -> None:
         """Write a layer's whole frame in a codec, from the pieces of its stream."""
@@ -165,8 +176,12 @@ class LayerStore:
         key = frame_key(layer.key, "zstd")
         frame = self._frames.get(key)
         if frame is None:
-            if self.missing is not None and not self.store.has("frames", key):
+            if self.store.has("frames", key):
+                pass
+            elif self.missing is not None:
                 self.missing()
+            else:
+                self._bring(layer.key)
             frame = self._frames[key] = open_frame(self.store.path("frames", key))
         return frame
 
@@ -194,6 +209,8 @@ class LayerStore:
                 members = self._members(layer, keep, epoch)
                 if family(codec) == CHUNKED:
                     write_chunks(aside, codec, members, spans(entry for entry, _ in survivors(layer, keep)))
+                elif key == frame_key(layer.key, codec):  # cut as when it is made beside the zstd one
+                    write_frame(aside, codec, raw_pieces(self.base(layer), "zstd"))
                 else:
                     write_frame(aside, codec, pieces_of(members))
         return open_frame(path, Chunk if family(codec) == CHUNKED else Piece)

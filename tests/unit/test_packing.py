@@ -65,6 +65,23 @@ def test_a_file_in_parts_makes_the_frame_that_it_makes_as_a_whole(tmp_path: Path
     assert made.read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.counts("rebuild")
+def test_a_further_codec_that_is_made_later_is_cut_alike(tmp_path: Path) -> None:
+    """A store that made zstd first gives the gzip bytes of one that made both at once; the header fills a piece."""
+    made = []
+    for name, codecs in (("both", ("gzip",)), ("later", ())):
+        builder, layers = FrameBuilder(), LayerStore(Store(tmp_path / name))
+        with Packing(layers, "0" * 64) as packing:
+            for entry, content in files([SOFT - 1024, 700, 5 << 20, 9]):
+                packing.add(builder.add(entry, content))
+                packing.ended()
+            packing.complete()
+        layer = _layer(builder)
+        packing.save(layer, codecs)
+        made.append(layers.frame(layer, "gzip", None, 1 << 40).path.read_bytes())
+    assert made[0] == made[1]
+
+
 def _layer(builder: FrameBuilder):  # type: ignore[no-untyped-def]
     from mkroot.store.layer import Layer
 
