@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mkroot import additions, assembling, booting, finished, parents, records, rooting, unchanged
+from mkroot import additions, assembling, booting, finished, parents, records, rooting, sharing, unchanged
 from mkroot.artifact import provenance
 from mkroot.artifact.manifest import Facts, PackageFacts
 from mkroot.artifact.outputs import Maker
@@ -109,7 +109,6 @@ def emit(
         notes=rooted.notes,
     )
     if not any(hook.network for hook in recipe.hooks):
-        unchanged.remember(store, made.folder, key, msgspec.msgpack.encode(result))
         finished.keep(
             store,
             key,
@@ -121,6 +120,9 @@ def emit(
             tags=made.tags,
             roots=[digest.removeprefix("sha256:") for digest in digests],
         )
+        if store.beyond is not None:
+            sharing.share_made(store, key, result, made, (*rooted.root.tree.layers, *rooted.beside), digests)
+        unchanged.remember(store, made.folder, key, msgspec.msgpack.encode(result))
     return msgspec.structs.replace(
         result, sources=_sources(locked, progress.steps[steps:], progress.arrived[arrived:], layers)
     )

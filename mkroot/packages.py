@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -47,7 +48,13 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def absent(store: Store, items: Iterable[Item], trees: Trees | None) -> list[Item]:
-    """Return the items of which the store has no layer, or, where trees are wanted, these have none."""
+    """Return the items of which the store has no layer, or, where trees are wanted, these have none.
+
+    Layers that the store's second floor has are brought before, all at once. Raises StoreError.
+    """
+    if store.beyond is not None:
+        items = list(items)
+        store.beyond.bring(layer_key(i.sha256) for i in items)
     return [i for i in items if not _has_layer(store, i) or (trees and not trees.has(layer_key(i.sha256)))]
 
 
@@ -88,9 +95,12 @@ class Supply:
         self._changed = threading.Condition()
         self._counting = False
         self._done = not self._items
+        if self._store.beyond is not None:
+            self._store.beyond.begin() if self._done else self._store.beyond.rest()
         if self._done:
             return
-        self._pool = Unpackers(self._store, chown, timing=progress.spans)
+        count = min(len(self._items), len(os.sched_getaffinity(0)))
+        self._pool = Unpackers(self._store, chown, count, timing=progress.spans)
         layers.missing = self.finish
         self._thread = threading.Thread(target=self._run, daemon=True, name="mkroot-supply")
         self._thread.start()
@@ -174,6 +184,9 @@ class Supply:
         self._pool.finish()
         self._layers.missing = None
         self._done = True
+        if self._store.beyond is not None:
+            self._store.beyond.offer(layer_key(i.sha256) for i in self._items)
+            self._store.beyond.begin()
 
     def stop(self) -> None:
         """Give up: transfers and processes end, and leave nothing."""

@@ -78,6 +78,8 @@ def tree_of(layers: LayerStore, record: Record) -> Tree:
     """Return a recorded root's tree; raises StoreError where a layer is gone."""
     root = Root(key="", tree=Tree(layers.read), architecture=record.architecture)
     waiting: list[Layer] = []
+    if layers.store.beyond is not None:
+        layers.store.beyond.bring(record.layers)
     for key in record.layers:
         layer = layers.load(key)
         if layer.control:

@@ -1,4 +1,4 @@
-"""The user's `config.toml`: mirrors by distribution, and where dated snapshots of them are."""
+"""The user's `config.toml`: mirrors by distribution, where dated snapshots of them are, and the remote store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import msgspec
 
 from mkroot.errors import RecipeError
 
-_SECTIONS = ("mirrors", "snapshots")
+_SECTIONS = ("mirrors", "snapshots", "store")
+_STORE = ("remote", "key")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,18 +22,27 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         debian = "http://mirror.example/debian"
         debian-security = "http://mirror.example/debian-security"
         ubuntu = "http://mirror.example/ubuntu"
+        ubuntu-ports = "http://mirror.example/ubuntu-ports"
 
         [snapshots]
         debian = "http://mirror.example/archive/{archive}/{snapshot}"
         ubuntu = "http://mirror.example/ubuntu/{snapshot}"
 
-    mirrors: archive (`debian`, `debian-security`, `ubuntu`, …) → address.
+        [store]
+        remote = "registry.example:5000/team/store"
+        key = "store.key"
+
+    mirrors: archive (`debian`, `debian-security`, `ubuntu`, `ubuntu-ports`, …) → address.
     snapshots: archive → address with `{snapshot}` (or `@SNAPSHOTID@`) for the date and `{archive}` for the archive.
+    remote: the repository of a registry that is the store's second floor; "" for none. key: the file of the secret
+    that its entries are sealed with, relative to this one; "" for the usual place.
     path: the file, for messages; "" where there is none.
     """
 
     mirrors: dict[str, str] = {}
     snapshots: dict[str, str] = {}
+    remote: str = ""
+    key: str = ""
     path: str = ""
 
 
@@ -68,11 +78,25 @@ def _checked(data: dict[str, Any], where: str) -> Config:
     for section, entries in data.items():
         if section not in _SECTIONS:
             raise RecipeError(
-                f"unknown section or key `{section}`", where=where, hint="known are `[mirrors]` and `[snapshots]`"
+                f"unknown section or key `{section}`",
+                where=where,
+                hint="known are `[mirrors]`, `[snapshots]` and `[store]`",
             )
         if not isinstance(entries, dict):
             raise RecipeError(f"`{section}` is a section, not a value", where=where)
         for name, value in entries.items():
+            if section == "store" and name not in _STORE:
+                raise RecipeError(
+                    f"unknown key `store.{name}`", where=where, hint="known are `store.remote` and `store.key`"
+                )
             if not isinstance(value, str):
-                raise RecipeError(f"`{section}.{name}` must be an address in quotes", where=where)
-    return Config(mirrors=data.get("mirrors", {}), snapshots=data.get("snapshots", {}), path=where)
+                what = "a file's name" if (section, name) == ("store", "key") else "an address"
+                raise RecipeError(f"`{section}.{name}` must be {what} in quotes", where=where)
+    store = data.get("store", {})
+    return Config(
+        mirrors=data.get("mirrors", {}),
+        snapshots=data.get("snapshots", {}),
+        remote=store.get("remote", ""),
+        key=store.get("key", ""),
+        path=where,
+    )

@@ -1,4 +1,4 @@
-"""`mkroot cache`: list, measure, prune or verify the store."""
+"""`mkroot cache`: list, measure, prune or verify the store; count what the remote one has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="list, measure, prune or verify the store",
         description="Look after the store, MKROOT_STORE: packages, unpacked layers, stages and images.",
     )
-    actions = parser.add_subparsers(dest="action", metavar="list|size|prune|verify", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="list|size|prune|verify|remote", required=True)
     one = actions.add_parser("list", help="list every entry", description="List every entry: kind, key, size.")
     one.add_argument("kind", nargs="?", metavar="KIND", help="only entries of this kind")
     one.set_defaults(run=run_list)
@@ -53,7 +53,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     four.add_argument("--dry-run", action="store_true", help="tell what is damaged, and leave it")
     four.set_defaults(run=run_verify)
-    for each in (one, two, three, four):
+    five = actions.add_parser(
+        "remote",
+        help="count what the remote store has",
+        description="Count what the remote store has, the repository of a registry that `[store]` of the "
+        "configuration or MKROOT_STORE_REMOTE names.",
+    )
+    five.set_defaults(run=run_remote)
+    for each in (one, two, three, four, five):
         each.add_argument("--json", action="store_true", help="print JSON on standard output")
 
 
@@ -179,6 +186,30 @@ def run_verify(args: argparse.Namespace) -> int:
         if checked not in gone:
             sys.stderr.write(labelled("hint", f"{checked.item.path} stays, for nothing can make it again"))
     return 1 if damaged else 0
+
+
+def run_remote(args: argparse.Namespace) -> int:
+    """Count the remote store's entries; always 0. Raises StoreError where none is configured, or it cannot be read."""
+    from mkroot import remote
+    from mkroot.archive import config
+    from mkroot.cli.terminal import plural, print_json, table
+    from mkroot.errors import StoreError
+    from mkroot.remote.listing import KINDS, listing
+
+    settings = remote.settings(os.environ, config.load(os.environ))
+    if settings is None:
+        raise StoreError(
+            "no remote store is configured",
+            hint='set `remote = "registry.example:5000/team/store"` under `[store]` in config.toml, or '
+            "`MKROOT_STORE_REMOTE`",
+        )
+    found = listing(settings, os.environ)
+    if args.json:
+        print_json({"remote": settings.name, "entries": found})
+    else:
+        rows = [(kind, plural(n, "entry").replace("entrys", "entries"), KINDS[kind]) for kind, n in found.items()]
+        sys.stdout.write(table(rows))
+    return 0
 
 
 def _checks() -> Checks:

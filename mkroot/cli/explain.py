@@ -30,9 +30,10 @@ def run(args: argparse.Namespace) -> int:
     """Explain the paths; 0, or 1 where one is not known."""
     from pathlib import Path
 
-    from mkroot.cli.terminal import print_json
+    from mkroot.cli.terminal import make_progress, print_json
     from mkroot.errors import StoreError
     from mkroot.records import recall, tree_of
+    from mkroot.remote import attached
     from mkroot.resolve.lock import decode_lock
     from mkroot.rootfs.explain import explain, told
     from mkroot.store.layer import LayerStore
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
             where=str(store.root),
             hint="only the store that built it does; build its recipe again with this one",
         )
-    tree = tree_of(LayerStore(store), record)
+    with attached(store, os.environ, make_progress(quiet=True)):  # of a build that was fetched, the layers were not
+        tree = tree_of(LayerStore(store), record)
     lock = decode_lock(record.lock, "the lock in the store")
     found = [explain(tree, path, lock, record.architecture) for path in args.paths]
     if args.json:

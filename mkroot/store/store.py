@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mkroot.errors import StoreError
+from mkroot.store.beyond import Beyond
 from mkroot.store.replaced import replace
 
 FORMAT = "1"  # of the store's layout; a store of another format is refused, not guessed at
@@ -41,8 +42,12 @@ class Store:
     """
 
     def __init__(self, root: Path) -> None:
-        """Open the store at `root`, making it where it is missing; raises StoreError."""
+        """Open the store at `root`, making it where it is missing; raises StoreError.
+
+        beyond: its second floor, while it has one (mkroot.remote).
+        """
         self.root = root
+        self.beyond: Beyond | None = None
         try:
             found = _format(root / "format")
             if found and found != FORMAT:

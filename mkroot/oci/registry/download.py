@@ -11,15 +11,15 @@ from mkroot.archive.pace import PROGRESS
 from mkroot.errors import ImageError
 from mkroot.oci.model import Descriptor
 from mkroot.oci.registry.refusal import refused
-from mkroot.oci.registry.registry import ATTEMPTS, given_up
+from mkroot.oci.registry.registry import given_up
 from mkroot.oci.registry.repository import Repository
 from mkroot.oci.registry.wire import BLOCK, Advance, BrokenError, Reply
 
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
-def download(repository: Repository, blob: Descriptor, aside: Path, advance: Advance) -> None:
-    """Write a blob to a new file, synced, and checked against size and digest.
+def download(repository: Repository, blob: Descriptor, aside: Path, advance: Advance, *, sync: bool = True) -> None:
+    """Write a blob to a new file, checked against size and digest, and on the disk with `sync`.
 
     advance: told of bytes that arrived; of less than none where the transfer starts again. Raises ImageError where
     the registry has it not, or sends something else; OSError where the file cannot be written.
@@ -35,10 +35,10 @@ def download(repository: Repository, blob: Descriptor, aside: Path, advance: Adv
                 break
             except BrokenError as e:
                 failures = 1 if one.at - before >= PROGRESS else failures + 1
-                if failures >= ATTEMPTS:
+                if failures >= repository.registry.attempts:
                     raise given_up(failures, str(e), where) from None
                 repository.registry.pause(str(e), failures)
-        one.check()
+        one.check(sync)
 
 
 class _Transfer:
@@ -108,8 +108,8 @@ class _Transfer:
         self.at += len(data)
         self._advance(len(data))
 
-    def check(self) -> None:
-        """Check size and digest, and have the file reach the disk; raises ImageError, OSError."""
+    def check(self, sync: bool) -> None:
+        """Check size and digest, and have the file reach the disk with `sync`; raises ImageError, OSError."""
         import os
 
         if self.at != self._blob.size:
@@ -119,4 +119,5 @@ class _Transfer:
         if (found := "sha256:" + self._hash.hexdigest()) != self._blob.digest:
             raise ImageError(f"the registry sends something else: its digest is {found}", where=self._where)
         os.fchmod(self._file.fileno(), 0o644)
-        os.fsync(self._file.fileno())
+        if sync:
+            os.fsync(self._file.fileno())

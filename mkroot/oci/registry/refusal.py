@@ -19,6 +19,10 @@ class RefusedError(ImageError):
     codes: tuple[str, ...] = ()
 
 
+class UnansweredError(ImageError):
+    """A registry that does not answer, or whose answers break off, at every attempt."""
+
+
 def refused(reply: Reply, what: str, where: str, hint: str | None = None) -> RefusedError:
     """Read a refusal and return the error that tells of it. what: what was tried, "the manifest cannot be stored"."""
     status = reply.status

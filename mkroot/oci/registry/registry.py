@@ -13,9 +13,9 @@ from mkroot.errors import ImageError, masked
 from mkroot.oci.reference import Reference
 from mkroot.oci.registry.access import Access, Challenge, parse
 from mkroot.oci.registry.credentials import Credential, Credentials
-from mkroot.oci.registry.refusal import LIMIT, denied, refused
+from mkroot.oci.registry.refusal import LIMIT, UnansweredError, denied, refused
 from mkroot.oci.registry.trust import Trust, context, named_for
-from mkroot.oci.registry.wire import Body, BrokenError, Reply, TlsError, Wire, shown, web_address
+from mkroot.oci.registry.wire import TIMEOUT, Body, BrokenError, Reply, TlsError, Wire, shown, web_address
 
 ATTEMPTS = 5  # in a row without progress
 BACKOFF = 0.5  # seconds before the second attempt; doubled for each one more
@@ -30,7 +30,7 @@ class Registry:
     """A registry, as one user sees it. Safe to use from several threads.
 
     tell: called with a line of text whenever it waits before another attempt.
-    stop: set to have every transfer give up.
+    stop: set to have every transfer give up. attempts: in a row without progress, before it gives up by itself.
     """
 
     def __init__(
@@ -43,16 +43,22 @@ class Registry:
         tell: Callable[[str], None] | None = None,
         stop: threading.Event | None = None,
         backoff: float = BACKOFF,
+        attempts: int = ATTEMPTS,
+        timeout: float = TIMEOUT,
     ) -> None:
-        """Set it up, without a request. credential: to use this one, not what the user's files have."""
+        """Set it up, without a request. credential: to use this one, not what the user's files have.
+
+        timeout: seconds without a byte.
+        """
         self.host = host
+        self.attempts = attempts
         self.stop = stop or threading.Event()
         self._environ = environ
         self._trust = trust or Trust()
         self._given = credential
         self._tell = tell or (lambda _: None)
         self._backoff = backoff
-        self._wire = Wire(environ, functools.cache(lambda at: context(at, self._trust, environ)))
+        self._wire = Wire(environ, functools.cache(lambda at: context(at, self._trust, environ)), timeout)
         self._opened: tuple[str, Challenge] | None = None
         self._lock = threading.Lock()
         self._accesses: dict[str, Access] = {}
@@ -116,7 +122,7 @@ class Registry:
                     if reply.status not in AGAIN:
                         hint = "is it the right host and port? it has no `/v2/`"
                         raise refused(reply, "this is not a registry", self.host, hint)
-                    if failures >= ATTEMPTS:
+                    if failures >= self.attempts:
                         raise refused(reply, "the registry cannot be used", self.host)
                     why, wait = f"status {reply.status}", retry_after(reply)
             except TlsError as e:
@@ -128,7 +134,7 @@ class Registry:
                 if not last and scheme == "https":
                     return None
                 hint = "is it running, at this port?"
-                raise ImageError(f"the registry does not answer: {e}", where=self.host, hint=hint) from None
+                raise UnansweredError(f"the registry does not answer: {e}", where=self.host, hint=hint) from None
             self.pause(why, failures, wait)
 
     def access(self, path: str = "") -> Access:
@@ -176,7 +182,7 @@ class Registry:
                 reply = self._authorised(method, url, path, scope, headers or {}, body)
                 if limit and reply.status == 200:
                     reply.hold(limit)
-                if not patient or reply.status not in AGAIN or failures + 1 >= ATTEMPTS:
+                if not patient or reply.status not in AGAIN or failures + 1 >= self.attempts:
                     return reply
                 wait, why = retry_after(reply), f"status {reply.status}"
                 reply.close()
@@ -185,7 +191,7 @@ class Registry:
                     raise
                 why = str(e)
             failures += 1
-            if failures >= ATTEMPTS:
+            if failures >= self.attempts:
                 raise given_up(failures, why, self.host)
             self.pause(why, failures, wait)
 
@@ -268,8 +274,10 @@ class Registry:
                 raise ImageError(f"no secure connection to the token service: {e}", where=self.host) from None
             except BrokenError as e:
                 failures += 1
-                if failures >= ATTEMPTS:
-                    raise ImageError(f"the registry's token service does not answer: {e}", where=self.host) from None
+                if failures >= self.attempts:
+                    raise UnansweredError(
+                        f"the registry's token service does not answer: {e}", where=self.host
+                    ) from None
                 self.pause(str(e), failures)
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
@@ -282,9 +290,9 @@ def _origin(url: str) -> tuple[str, str, int]:
     return split.scheme, split.hostname or "", split.port or {"https": 443, "http": 80}.get(split.scheme, 0)
 
 
-def given_up(failures: int, why: str, where: str) -> ImageError:
+def given_up(failures: int, why: str, where: str) -> UnansweredError:
     """Return the error for a registry that did not do after several attempts."""
-    return ImageError(
+    return UnansweredError(
         f"no luck after {failures} attempts: {masked(why)}", where=where, hint="is the network up, and the registry?"
     )
 

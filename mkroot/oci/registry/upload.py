@@ -8,7 +8,7 @@ from pathlib import Path
 from mkroot.errors import ImageError
 from mkroot.oci.model import Descriptor
 from mkroot.oci.registry.refusal import refused
-from mkroot.oci.registry.registry import AGAIN, ATTEMPTS, given_up, retry_after
+from mkroot.oci.registry.registry import AGAIN, given_up, retry_after
 from mkroot.oci.registry.repository import Repository
 from mkroot.oci.registry.wire import Advance, BrokenError, Part, Reply
 
@@ -108,7 +108,7 @@ def _send(repository: Repository, blob: Descriptor, path: Path, location: str, a
         location, at = _resumed(repository, location, blob.size)
         failures = 1 if at > furthest else failures + 1  # one that goes back and forth does not go on for ever
         furthest = max(at, furthest)
-        if failures >= ATTEMPTS:
+        if failures >= repository.registry.attempts:
             raise given_up(failures, why, f"{repository.name}@{blob.digest}")
         count.stands(at)
         repository.registry.pause(why, failures, wait)

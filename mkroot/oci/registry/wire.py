@@ -27,9 +27,7 @@ BLOCK = 1 << 20  # bytes read at a time, and sent at a time under TLS
 SLICE = 4 << 20  # bytes that one sendfile(2) is asked for, after which progress is told
 CONNECT_TIMEOUT = 10.0  # seconds
 TIMEOUT = 60.0  # seconds without a byte
-COMMIT_TIMEOUT = (
-    300.0  # seconds to wait after a blob was sent: with slow storage a registry moves it to its place first
-)
+COMMIT = 5  # times so long to wait after a blob was sent: with slow storage a registry moves it to its place first
 Advance = Callable[[int], None]
 
 
@@ -271,7 +269,7 @@ def _exchange(
         connection.endheaders(body if isinstance(body, bytes) else None)
         if isinstance(body, Part):
             _send_part(connection.sock, body)
-            connection.sock.settimeout(COMMIT_TIMEOUT)
+            connection.sock.settimeout(COMMIT * (connection.sock.gettimeout() or TIMEOUT))
     except (BrokenPipeError, ConnectionResetError) as e:
         try:
             return connection.getresponse()
