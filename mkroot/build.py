@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,15 @@ from mkroot.mending import mending
 from mkroot.progress import Progress, Step
 from mkroot.recipe.load import load, locate
 from mkroot.recipe.model import Recipe
+from mkroot.remote import attached
 from mkroot.resolve.lock import Lock
 from mkroot.store.store import Store, default_root
 
 if TYPE_CHECKING:
     from mkroot import locking
+    from mkroot.looking import Looking
     from mkroot.oci.model import Descriptor
+    from mkroot.renewing import Update
     from mkroot.rootfs.identity import Identity
 
 
@@ -109,7 +113,8 @@ def build(
                     store, progress, partial(making.make, store, identity, wanted, lock, architecture, *rest)
                 )
 
-        return tuple(map(one, wanted.arch))
+        with nullcontext() if options.offline else attached(store, environ, progress):
+            return tuple(map(one, wanted.arch))
     except MkrootError as e:
         raise placed(e, recipe, options) from e.__cause__
 
@@ -139,19 +144,25 @@ def settled(
     store: Store, recipe: Recipe, shown: str, options: Options, environ: Mapping[str, str], progress: Progress
 ) -> Lock:
     """Return the lock to build from: the one beside the recipe, or a new one, written there; raises MkrootError."""
-    path = None if options.lock == "none" else lockfile.lock_path(shown)
+    path = None if options.lock == "none" else lockfile.lock_path(shown, options.defines)
     before = lockfile.read_lock(path) if path is not None else None
+    shown = lockfile.spoken(shown, options.defines)
     if before is not None and path is not None:
         lockfile.check_fresh(before, recipe, shown, path)
         return before
     if options.lock == "locked":
-        raise LockError("there is no lock", where=str(path or "standard input"), hint=f"run `mkroot lock {shown}`")
+        raise no_lock(shown, path)
     from mkroot import locking
 
     lock = locking.locked(recipe, searched(store, recipe, options, environ, progress, before))
     if path is not None:
         lockfile.write_lock(lock, path)
     return lock
+
+
+def no_lock(recipe: str, path: Path | None) -> LockError:
+    """Return the error for a recipe that has no lock, though it is asked for."""
+    return LockError("there is no lock", where=str(path or "standard input"), hint=f"run `mkroot lock {recipe}`")
 
 
 def searched(
@@ -161,10 +172,15 @@ def searched(
     environ: Mapping[str, str],
     progress: Progress,
     before: Lock | None = None,
-    update: tuple[str, ...] | None = None,
+    update: Update | None = None,
+    looking: Looking | None = None,
 ) -> dict[str, locking.Found]:
-    """Return what the archives have for each architecture of the recipe; raises MkrootError."""
+    """Return what the archives have for each architecture of the recipe; raises MkrootError.
+
+    update: what of the lock `before` is renewed. looking: what looks at the archives, None for `mkroot.sources.look`.
+    """
     from mkroot import locking
+    from mkroot.sources import look
 
     return {
         architecture: locking.find(
@@ -178,6 +194,7 @@ def searched(
             update=update,
             environ=environ,
             progress=progress,
+            looking=looking or look,
         )
         for architecture in recipe.arch
     }
@@ -199,22 +216,37 @@ def lock(
     options: Options,
     environ: Mapping[str, str],
     progress: Progress,
-    update: tuple[str, ...] | None = None,
+    update: Update | None = None,
+    looking: Looking | None = None,
+    path: Path | None = None,
 ) -> tuple[Lock | None, Lock, Path | None]:
     """Make a recipe's lock anew and write it; return the old one, the new one and its path.
 
-    update: names of packages to renew while the others keep their versions; empty renews all; None is a lock as it was
-    asked for, which keeps what still fits. Raises MkrootError.
+    update: what of it is renewed, for all architectures that it has; None is all of it, for those of the recipe. Where
+    it is security fixes alone, and there are none, the lock stays as it is, byte for byte. looking: as in `searched`.
+    path: where the lock stands, None for the usual place. Raises MkrootError.
     """
     from mkroot import locking
 
     wanted = open_recipe(recipe, options)
-    path = lockfile.lock_path(recipe)
+    path = path or lockfile.lock_path(recipe, options.defines)
     before = lockfile.read_lock(path) if path is not None else None
+    if update is not None and update.security:
+        shown = lockfile.spoken(recipe, options.defines)
+        if before is None or path is None:
+            raise no_lock(shown, path)
+        lockfile.check_fresh(before, wanted, shown, path)
+    if before is not None and update is not None and not options.architectures:
+        wanted = msgspec.structs.replace(wanted, arch=lockfile.architectures(before, wanted))
+    store = Store(default_root(environ))
     try:
-        found = searched(Store(default_root(environ)), wanted, options, environ, progress, before, update)
+        beyond = attached(store, environ, progress) if update is not None and update.partial else nullcontext()
+        with beyond:  # versions that no index has any more may be there
+            found = searched(store, wanted, options, environ, progress, before, update, looking)
     except MkrootError as e:
         raise placed(e, recipe, options) from e.__cause__
+    if before is not None and all(one.root is before.architectures.get(a) for a, one in found.items()):
+        return before, before, path
     made = locking.locked(wanted, found)
     if before is not None and options.architectures and before.recipe == made.recipe:
         both = {**before.architectures, **made.architectures}

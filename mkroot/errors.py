@@ -16,6 +16,7 @@
     ├── ContainerError      a container is gone, in use, or cannot be run
     ├── BootError           kernel, initramfs and boot loader do not fit together
     ├── VmError             QEMU is missing, dies, or does not fit the machine
+    ├── ClusterError        a cluster, its scheduler or a worker cannot be used
     └── Faults              several errors of one file, reported together
 
 Only `mkroot.cli` prints them or exits.
@@ -165,6 +166,10 @@ class BootError(MkrootError):
 
 class VmError(MkrootError):
     """QEMU or its firmware is missing, dies, or does not fit the machine."""
+
+
+class ClusterError(MkrootError):
+    """A cluster cannot be reached, or none of its workers can be used."""
 
 
 class Faults(MkrootError):

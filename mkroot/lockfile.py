@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mkroot.digest import sha256
@@ -14,6 +15,9 @@ from mkroot.store.replaced import replace
 
 # What of a recipe decides which packages are locked. A new motd or another output leaves the lock as it is.
 _DECIDES = ("version", "distro", "suite", "components", "pockets", "snapshot", "keyring", "sources", "pins", "packages")
+
+
+SUFFIX = ".lock"
 
 
 def digest(recipe: Recipe) -> str:
@@ -36,9 +40,60 @@ def digest(recipe: Recipe) -> str:
     return sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
 
 
-def lock_path(recipe: str) -> Path | None:
-    """Return the path of a recipe's lock: beside it, its suffix replaced; None for standard input."""
-    return None if recipe == "-" else Path(recipe).with_suffix(".lock")
+def lock_path(recipe: str, defines: Mapping[str, str] | None = None) -> Path | None:
+    """Return the path of a recipe's lock: beside it, its suffix replaced; None for standard input.
+
+    defines: values of variables. Where a run over several values has left a lock for some of these, it is that one; of
+    several the one that names the most.
+    """
+    if recipe == "-":
+        return None
+    place = Path(recipe)
+    if defines:
+        wanted = {_pair(name, value) for name, value in defines.items()}
+        found = []
+        for path in _variants(place):
+            pairs = path.name[len(place.stem) + 1 : -len(SUFFIX)].split(",")
+            if wanted.issuperset(pairs):
+                found.append((-len(pairs), path.name))
+        if found:
+            return place.with_name(min(found)[1])
+    return place.with_suffix(SUFFIX)
+
+
+def variant_path(recipe: str, defines: Mapping[str, str], varied: Iterable[str]) -> Path:
+    """Return the path of the lock of a recipe with some of several values: `x.yaml` gives `x.suite=bookworm.lock`.
+
+    varied: names of the variables that have several values in this run; with none of them it is the usual path.
+    """
+    pairs = ",".join(_pair(name, defines[name]) for name in sorted(varied))
+    place = Path(recipe)
+    return place.with_name(f"{place.stem}.{pairs}{SUFFIX}") if pairs else place.with_suffix(SUFFIX)
+
+
+def _variants(recipe: Path) -> list[Path]:
+    import os
+
+    try:
+        names = os.listdir(recipe.parent)
+    except OSError:
+        return []
+    return [recipe.with_name(n) for n in names if n.startswith(f"{recipe.stem}.") and n.endswith(SUFFIX) and "=" in n]
+
+
+def _pair(name: str, value: str) -> str:
+    """Return a variable with its value as a file's name may have it."""
+    from urllib.parse import quote
+
+    return f"{name}={quote(value, safe='+:~', errors='surrogateescape')}"
+
+
+def spoken(recipe: str, defines: Mapping[str, str]) -> str:
+    """Return a recipe with the values that it was given, as a command line takes it."""
+    import shlex
+
+    words = [recipe, *(word for name, value in sorted(defines.items()) for word in ("-D", f"{name}={value}"))]
+    return shlex.join(words) if defines else recipe
 
 
 def read_lock(path: Path) -> Lock | None:
@@ -59,6 +114,11 @@ def check_fresh(lock: Lock, recipe: Recipe, shown: str, path: Path) -> None:
             where=str(path),
             hint=f"run `mkroot lock {shown}`",
         )
+
+
+def architectures(lock: Lock, recipe: Recipe) -> tuple[str, ...]:
+    """Return the architectures of a recipe, and those that a run over more of them has left in its lock."""
+    return tuple(dict.fromkeys((*map(str, recipe.arch), *lock.architectures)))
 
 
 def write_lock(lock: Lock, path: Path) -> None:

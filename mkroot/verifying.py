@@ -58,7 +58,11 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one architecture. again: whether it was built again, which needs the same recipe and lock."""
+    """What became of one architecture.
+
+    again: whether it was built again, which needs the same recipe and lock. by: the worker that did so; "" for this
+    machine.
+    """
 
     name: str
     architecture: str
@@ -66,6 +70,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...]
     notes: tuple[str, ...] = ()
     again: bool = True
+    by: str = ""
 
     @property
     def ok(self) -> bool:
@@ -83,7 +88,7 @@ def verify(
     where there is nothing to verify: no lock, no artifacts, no record.
     """
     wanted = open_recipe(recipe, options)
-    path = lockfile.lock_path(recipe)
+    path = lockfile.lock_path(recipe, options.defines)
     if path is None:
         raise LockError("a recipe from standard input has no lock", hint="write it to a file")
     lock = lockfile.read_lock(path)
@@ -116,24 +121,24 @@ def _verified(
     progress: Progress,
 ) -> Verified:
     folder = target_folder(options.out, str(wanted.name), str(architecture))
-    statement, data = _record(folder, shown)
-    recipe, options, environ = _asked(shown, wanted, statement, options, environ)
-    faults = _inputs(recipe, lock, statement, shown, path, folder)
+    statement, data = record_of(folder, shown)
+    recipe, options, environ = asked_for(shown, wanted, statement, options, environ)
+    faults = other_inputs(recipe, lock, statement, shown, path, folder)
     notes = _notes(recipe, statement)
     if faults:
-        checked, more = _against_record(folder, statement)
+        checked, more = against_record(folder, statement)
         return _result(recipe, architecture, checked, [*faults, *more], notes, again=False)
-    lockfile.check_fresh(lock, recipe, shown, path)
+    lockfile.check_fresh(lock, recipe, lockfile.spoken(shown, options.defines), path)
     with _fresh(store) as place:
         again = Store(place / "store")
-        _lend(store, again, recipe, lock, architecture, offline=options.offline)
+        lend(store, again, recipe, lock, architecture, offline=options.offline)
         options = msgspec.structs.replace(
             options, out=place / "out", written=_written(folder, statement, recipe, architecture, options, environ)
         )
         making.make(again, identity, recipe, lock, architecture, options, environ, progress, [])
         new = target_folder(options.out, str(recipe.name), str(architecture))
         with progress.step("compare") as step:
-            checked, faults = _against_build(folder, new, statement, data)
+            checked, faults = against_build(folder, new, statement, data)
             step.result = f"{len(checked)} artifacts"
     return _result(recipe, architecture, checked, faults, notes, again=True)
 
@@ -154,7 +159,7 @@ def _result(
 # ---- what was asked for
 
 
-def _record(folder: Path, shown: str) -> tuple[Statement, bytes]:
+def record_of(folder: Path, shown: str) -> tuple[Statement, bytes]:
     if not folder.is_dir():
         raise ArtifactError(
             "nothing is built there yet",
@@ -171,7 +176,7 @@ def _record(folder: Path, shown: str) -> tuple[Statement, bytes]:
         ) from None
 
 
-def _asked(
+def asked_for(
     shown: str, wanted: Recipe, statement: Statement, options: Options, environ: Mapping[str, str]
 ) -> tuple[Recipe, Options, dict[str, str]]:
     """Return recipe, options and environment as they were for the build, by its record."""
@@ -189,7 +194,7 @@ def _asked(
     return open_recipe(shown, options), options, environ
 
 
-def _inputs(recipe: Recipe, lock: Lock, statement: Statement, shown: str, path: Path, folder: Path) -> list[Fault]:
+def other_inputs(recipe: Recipe, lock: Lock, statement: Statement, shown: str, path: Path, folder: Path) -> list[Fault]:
     """Return a fault where the recipe or the lock is not the one of the record: there is nothing to compare then."""
     record = str(folder / RECORD)
     hint = f"build it again: `mkroot build {shown}`"
@@ -226,7 +231,7 @@ def _written(
     path = folder / MANIFEST
     wanted = _recorded(statement).get(MANIFEST)
     try:
-        if _digest(path) != wanted:
+        if digest_of(path) != wanted:
             return None
         used = read_manifest(path).mirror
     except (MkrootError, OSError):
@@ -252,7 +257,7 @@ def _fresh(store: Store) -> Iterator[Path]:
         remove(place)
 
 
-def _lend(store: Store, again: Store, recipe: Recipe, lock: Lock, architecture: str, *, offline: bool) -> None:
+def lend(store: Store, again: Store, recipe: Recipe, lock: Lock, architecture: str, *, offline: bool) -> None:
     """Give a fresh store what it cannot fetch: the parent image and, offline, the packages as they were fetched.
 
     What is lent is checked against the lock's digests by whoever reads it.
@@ -283,7 +288,7 @@ def _recorded(statement: Statement) -> dict[str, str]:
     return {s.name: s.digest["sha256"] for s in statement.subject if "sha256" in s.digest}
 
 
-def _digest(path: Path) -> str | None:
+def digest_of(path: Path) -> str | None:
     """Return an artifact's own digest as a record has it; None for a folder, which has none that is quickly told."""
     return None if path.is_dir() else sha256_file(path)
 
@@ -294,7 +299,7 @@ def _size(path: Path) -> int:
     return sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(path) for name in names)
 
 
-def _against_record(folder: Path, statement: Statement) -> tuple[list[Checked], list[Fault]]:
+def against_record(folder: Path, statement: Statement) -> tuple[list[Checked], list[Fault]]:
     """Check files against the record alone."""
     recorded = _recorded(statement)
     checked, faults = [], []
@@ -304,7 +309,7 @@ def _against_record(folder: Path, statement: Statement) -> tuple[list[Checked], 
             checked.append(Checked(path=str(path), size=0, state="missing"))
             faults.append(Fault(where=str(path), what="the artifact is missing"))
             continue
-        found = _digest(path)
+        found = digest_of(path)
         other = found is not None and found != recorded.get(name)
         checked.append(Checked(path=str(path), size=_size(path), state="differs" if other else "unknown"))
         if other:
@@ -312,7 +317,7 @@ def _against_record(folder: Path, statement: Statement) -> tuple[list[Checked], 
     return checked, faults
 
 
-def _against_build(folder: Path, new: Path, statement: Statement, data: bytes) -> tuple[list[Checked], list[Fault]]:
+def against_build(folder: Path, new: Path, statement: Statement, data: bytes) -> tuple[list[Checked], list[Fault]]:
     """Check every artifact against the record and the second build, and the record against the second one."""
     fresh, _ = read_statement(new / RECORD)
     recorded, rebuilt = ({s.name: dict(s.digest) for s in one.subject} for one in (statement, fresh))
@@ -339,7 +344,7 @@ def _against_build(folder: Path, new: Path, statement: Statement, data: bytes) -
 
 def _compared(path: Path, new: Path, recorded: dict[str, str] | None, rebuilt: dict[str, str]) -> tuple[bool, str]:
     """Return whether an artifact differs from the one built again, and what is wrong with it, "" for nothing."""
-    found = _digest(path)
+    found = digest_of(path)
     same = found is not None and found == rebuilt.get("sha256")
     what = "" if same else difference(path, new)
     if not what:

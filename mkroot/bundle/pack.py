@@ -63,7 +63,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
         data = self.index.encode()
         size, hasher = self.index.size(len(data)), hashlib.sha256()
         with progress.step("bundle", size, "B") as step:
-            for piece in _pieces(self.index, data, self.sources):
+            for piece in pieces(self.index, data, self.sources):
                 out.write(piece)
                 hasher.update(piece)
                 step.advance(len(piece))
@@ -98,7 +98,7 @@ def _gathered(
     environ: Mapping[str, str],
     progress: Progress,
 ) -> tuple[Index, Sources]:
-    place, files, sources = _files(shown, recipe, lock, options)
+    place, files, sources = files_of(shown, recipe, lock, options.defines)
     debs: dict[str, int] = {}
     images: dict[str, Held] = {}
     blobs: dict[str, int] = {}
@@ -141,10 +141,12 @@ def _gathered(
 # ---- the recipe's own files
 
 
-def _files(shown: str, recipe: Recipe, lock: Lock, options: Options) -> tuple[str, tuple[Member, ...], Sources]:
+def files_of(
+    shown: str, recipe: Recipe, lock: Lock, defines: Mapping[str, str]
+) -> tuple[str, tuple[Member, ...], Sources]:
     """Return the recipe's place among the files, the files, and where their contents come from."""
     base = os.path.dirname(shown)
-    parts = {os.path.relpath(path, base or "."): path for path in Composition(shown, options.defines).files}
+    parts = {os.path.relpath(path, base or "."): path for path in Composition(shown, defines).files}
     local = {one.relative: one.path for one in inputs(recipe)}
     for relative in (*parts, *local):
         if os.path.isabs(relative):
@@ -233,7 +235,8 @@ def _tree(name: str, path: str) -> Iterator[tuple[Member, bytes]]:
 # ---- writing
 
 
-def _pieces(index: Index, data: bytes, sources: Sources) -> Iterator[bytes]:
+def pieces(index: Index, data: bytes, sources: Sources) -> Iterator[bytes]:
+    """Yield a bundle's bytes. data: the index's own; raises ArtifactError, OSError."""
     for name, text in ((INDEX, data), (SUMS, sums(data))):
         yield head(name, len(text)) + text + padding(len(text))
     for name, blob in index.contents():

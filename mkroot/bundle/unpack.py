@@ -57,21 +57,21 @@ def opened(store: Store, path: str, defines: Mapping[str, str]) -> Iterator[Open
         try:
             index = _unpacked(store, path, folder)
             recipe = str(folder / "files" / index.recipe)
-            _confined(recipe, folder / "files", {**index.variables, **defines})
+            confined(recipe, folder / "files", {**index.variables, **defines})
             yield Opened(recipe=recipe, index=index)
         except MkrootError as e:
-            raise _renamed(e, f"{folder}/files/", path) from e.__cause__
+            raise renamed(e, f"{folder}/files/", f"{path}: ") from e.__cause__
     finally:
         remove(folder)
 
 
-def _renamed(error: MkrootError, folder: str, shown: str) -> MkrootError:
-    """Return an error that names a file in a bundle by the bundle, not by the folder that it was unpacked to."""
+def renamed(error: MkrootError, folder: str, shown: str) -> MkrootError:
+    """Return an error that names a file by what is `shown` in place of the folder that it was unpacked to."""
     if isinstance(error, Faults):
-        return Faults(_renamed(one, folder, shown) for one in error.faults)
+        return Faults(renamed(one, folder, shown) for one in error.faults)
     if folder not in str(error):
         return error
-    what, where, hint = (t and t.replace(folder, f"{shown}: ") for t in (error.what, error.where, error.hint))
+    what, where, hint = (t and t.replace(folder, shown) for t in (error.what, error.where, error.hint))
     return type(error)(what or "", where=where, hint=hint)
 
 
@@ -82,8 +82,8 @@ def _unpacked(store: Store, path: str, folder: Path) -> Index:
     """Unpack a bundle: files below `folder`, the rest into the store, each thing checked before it has its name."""
     try:
         with open(path, "rb") as f:
-            index = _index(f, path)
-            _write_files(f, index, folder / "files", path)
+            index = read_index(f, path)
+            write_files(f, index, folder / "files", path)
             _check_lock(index, folder / "files", path)
             aside = folder / "aside"
             for deb in index.debs:
@@ -98,7 +98,8 @@ def _unpacked(store: Store, path: str, folder: Path) -> Index:
     return index
 
 
-def _index(f: BinaryIO, path: str) -> Index:
+def read_index(f: BinaryIO, path: str) -> Index:
+    """Return the index at the beginning of a bundle that is as long as it promises; raises ArtifactError."""
     start = f.read(512)
     digits = start[124:135]
     size = int(digits, 8) if len(start) == 512 and digits.isdigit() and not digits.strip(b"01234567") else -1
@@ -110,7 +111,9 @@ def _index(f: BinaryIO, path: str) -> Index:
         raise damaged("its index has not the digest that stands beside it", path)
     _expect(f, padding(len(line)), path)
     index = decode(data, path)
-    whole, there = index.size(size), os.fstat(f.fileno()).st_size
+    at, there = f.tell(), f.seek(0, os.SEEK_END)
+    f.seek(at)
+    whole = index.size(size)
     if whole != there:
         raise damaged(f"it has {there} bytes, and its index promises {whole}", path)
     return index
@@ -146,7 +149,7 @@ def _copy(f: BinaryIO, name: str, blob: Blob, target: Path, path: str, mode: int
     _expect(f, padding(blob.size), path)
 
 
-def _write_files(f: BinaryIO, index: Index, root: Path, path: str) -> None:
+def write_files(f: BinaryIO, index: Index, root: Path, path: str) -> None:
     """Write the files into a new folder; links last, so that nothing is written through one."""
     root.mkdir(mode=0o755)
     for member in index.files:
@@ -213,7 +216,7 @@ def _take_images(f: BinaryIO, store: Store, index: Index, aside: Path, path: str
 # ---- the recipe
 
 
-def _confined(recipe: str, root: Path, defines: Mapping[str, str]) -> None:
+def confined(recipe: str, root: Path, defines: Mapping[str, str]) -> None:
     """See that the recipe reads no file outside of the folder, and none through a link; raises Faults, RecipeError."""
     base = os.path.realpath(root)
 

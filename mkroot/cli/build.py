@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -25,8 +26,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "build",
         help="build recipes: root, image and other outputs",
-        description="Build recipes, one after the other. Outputs go to DIR/NAME/ARCH; what was made is told on "
-        "standard output, the way there on standard error. Without a lock beside the recipe one is made.",
+        description="Build recipes; of several, what they have in common is made once, and one that fails stops no "
+        "other. Outputs go to DIR/NAME/ARCH; what was made is told on standard output, the way there on standard "
+        "error. Without a lock beside the recipe one is made.",
     )
     parser.add_argument(
         "recipes", nargs="+", metavar="RECIPE", help="a recipe's file, or a bundle; - is standard input"
@@ -50,32 +52,31 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="note what each script reads and does, for later builds",
     )
     parser.add_argument("--timings", metavar="FILE", help="write a page (HTML) that shows where the time went")
-    add_recipe_options(parser)
+    parser.add_argument("--all-arch", action="store_true", help="for every architecture that the archive has")
+    parser.add_argument("--jobs", metavar="N", help="do so many steps at a time (default: one a processor)")
+    parser.add_argument("--dask", metavar="ADDRESS", help="do them on a Dask cluster: tcp://HOST:PORT of its scheduler")
+    parser.add_argument("--watch-table", action="store_true", help="show all builds live, on a terminal")
+    parser.add_argument("--report", metavar="FILE", help="write a page (HTML) of all builds, their logs and changes")
+    add_recipe_options(parser, values=True)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Build the recipes; 0, 1 where one of them failed, 2 where the command line was wrong for one."""
+    if _fleet(args):
+        from mkroot.cli.fleet import run as run_fleet
+
+        return run_fleet(args)
     from mkroot.rootfs.identity import assume
 
     identity = assume()  # first: it may fork, and must not find threads or half-written output
-    from pathlib import Path
-
     from mkroot.cli.failure import tell
     from mkroot.cli.terminal import make_progress, print_json
     from mkroot.errors import MkrootError
     from mkroot.store.store import Store, default_root
     from mkroot.store.use import using
 
-    options = options_of(
-        args,
-        out=Path(args.out),
-        outputs=_kinds(args.output),
-        lock="locked" if args.locked else "none" if args.no_lock else "auto",
-        tags=_tags(args.tag),
-        explain_cache=args.explain_cache,
-        scripts="run" if args.rerun_scripts else "follow" if args.follow_scripts else "auto",
-    )
+    options = wanted(args)
     progress = make_progress()
     timings = _timings(args.timings, options, progress)
     built: list[tuple[str, Built, Section | None]] = []
@@ -97,10 +98,42 @@ def run(args: argparse.Namespace) -> int:
         except MkrootError as e:
             status = max(status, tell(e))
     if args.json:
-        print_json({"builds": [_described(*one) for one in built], "failed": [_failure(r, e) for r, e in failed]})
+        print_json({"builds": [described_build(*one) for one in built], "failed": [_failure(r, e) for r, e in failed]})
     elif len(args.recipes) > 1:
         sys.stderr.write(_tally(args.recipes, failed))
     return status
+
+
+def _fleet(args: argparse.Namespace) -> bool:
+    """Tell whether there are several builds, which are one run; raises UsageError for what goes with one alone."""
+    words = ("--all-arch", "--jobs", "--dask", "--watch-table", "--report")
+    several = [word for word in words if getattr(args, word[2:].replace("-", "_"))]
+    several += ["-D" for text in args.define if re.search(r"(?<!\\),", text)]
+    if not several and (len(args.recipes) == 1 or args.timings or "-" in args.recipes):
+        return False
+    for alone, given in (("--timings", args.timings), ("`-` for standard input", "-" in args.recipes)):
+        if given:
+            from mkroot.errors import UsageError
+
+            word = alone if "`" in alone else f"`{alone}`"
+            hint = f"leave out `{several[0]}`, or build alone what needs {word}"
+            raise UsageError(f"{word} does not go with `{several[0]}`", hint=hint)
+    return True
+
+
+def wanted(args: argparse.Namespace) -> Options:
+    """Return the options of a build; raises UsageError, ImageError."""
+    from pathlib import Path
+
+    return options_of(
+        args,
+        out=Path(args.out),
+        outputs=_kinds(args.output),
+        lock="locked" if args.locked else "none" if args.no_lock else "auto",
+        tags=_tags(args.tag),
+        explain_cache=args.explain_cache,
+        scripts="run" if args.rerun_scripts else "follow" if args.follow_scripts else "auto",
+    )
 
 
 def _build(
@@ -117,7 +150,7 @@ def _build(
         results = build(path, opened, os.environ, progress, identity)
     if not quiet:
         for one in results:
-            _tell(one)
+            tell_built(one)
         if not all(one.unchanged for one in results):
             sys.stderr.write(f"{seconds(time.monotonic() - start)} in all\n")
     return results
@@ -161,7 +194,7 @@ def _kinds(given: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def _tell(built: Built) -> None:
+def tell_built(built: Built) -> None:
     """Print what was made: artifacts on standard output, the rest on standard error."""
     from mkroot.cli.terminal import amount, labelled, plural, table
 
@@ -200,7 +233,7 @@ def _tally(recipes: list[str], failed: list[tuple[str, Exception]]) -> str:
     return f"{plural(good, 'recipe')} built, {len(failed)} failed{names}\n"
 
 
-def _described(recipe: str, built: Built, section: Section | None) -> dict[str, object]:
+def described_build(recipe: str, built: Built, section: Section | None) -> dict[str, object]:
     import msgspec
 
     found = {"recipe": recipe, **msgspec.to_builtins(built)}

@@ -35,13 +35,16 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def definitions(given: list[str]) -> dict[str, str]:
-    """Return what the values of `-D` define; raises UsageError where one is not NAME=VALUE."""
+    r"""Return what the values of `-D` define; raises UsageError where one is not NAME=VALUE.
+
+    `\,` is a comma, here as in a build of several values.
+    """
     found: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"`-D {text}` is not NAME=VALUE", hint="write `-D release=jammy`")
-        found[name] = value
+        found[name] = value.replace("\\,", ",")
     return found
 
 

@@ -23,16 +23,16 @@ def roots(
     from mkroot.build import open_recipe, searched
     from mkroot.cli.terminal import labelled, make_progress
     from mkroot.errors import LockError
-    from mkroot.lockfile import check_fresh, lock_path, read_lock
+    from mkroot.lockfile import check_fresh, lock_path, read_lock, spoken
     from mkroot.store.store import Store, default_root
     from mkroot.store.use import using
 
     wanted = open_recipe(recipe, options)
-    path = None if options.lock == "none" else lock_path(recipe)
+    path = None if options.lock == "none" else lock_path(recipe, options.defines)
     lock = read_lock(path) if path is not None else None
     if lock is not None and path is not None:
         try:
-            check_fresh(lock, wanted, recipe, path)
+            check_fresh(lock, wanted, spoken(recipe, options.defines), path)
             return wanted, {a: lock.root(a) for a in wanted.arch}, ()
         except LockError as e:
             if options.lock == "locked":

@@ -54,10 +54,18 @@ def _worded(message: str) -> str:
     return f"missing: {message.removeprefix(prefix)}" if message.startswith(prefix) else message
 
 
-def add_recipe_options(parser: argparse.ArgumentParser, *, online: bool = True) -> None:
-    """Add what every command that reads a recipe takes; `online`: those that may ask the archives, too."""
+def add_recipe_options(parser: argparse.ArgumentParser, *, online: bool = True, values: bool = False) -> None:
+    """Add what every command that reads a recipe takes.
+
+    online: those that may ask the archives, too. values: `-D` takes several of a variable.
+    """
     parser.add_argument(
-        "-D", dest="define", action="append", default=[], metavar="NAME=VALUE", help="give a variable another value"
+        "-D",
+        dest="define",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE[,VALUE...]" if values else "NAME=VALUE",
+        help="give a variable another value" + ("; with several, one build each" if values else ""),
     )
     parser.add_argument(
         "--arch", action="append", default=[], metavar="A", help="for this architecture only; may be repeated"

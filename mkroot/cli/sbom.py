@@ -75,6 +75,7 @@ def _of_recipe(args: argparse.Namespace) -> Bill:
 
     from mkroot.artifact.sbom import make_bill
     from mkroot.build import open_recipe, settled
+    from mkroot.cli.check import definitions
     from mkroot.cli.diff import locked
     from mkroot.cli.options import options_of
     from mkroot.digest import oci, sha256
@@ -83,7 +84,7 @@ def _of_recipe(args: argparse.Namespace) -> Bill:
     from mkroot.progress import Progress
     from mkroot.store.store import Store, default_root
 
-    path = lock_path(args.subject)
+    path = lock_path(args.subject, definitions(args.define))
     have = path is not None and path.exists()
     options = options_of(args, lock="auto" if have else "none")  # a bill writes no lock
     recipe = open_recipe(args.subject, options)

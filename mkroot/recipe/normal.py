@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, msgspec.Struct):
         found = {}
-        for field in msgspec.structs.fields(value):
+        for field in _fields(type(value)):
             item = getattr(value, field.name)
             if field.required or item != _default(field):
                 found[field.encode_name] = plain(item)
@@ -42,6 +43,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, (Size, Duration)):
         return int(value)
     return int(value) if isinstance(value, int) and not isinstance(value, Mode) else str(value)
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of a kind of value, which take longer to find out than all else here."""
+    return msgspec.structs.fields(kind)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

@@ -18,7 +18,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     program = Program(folder)
     archive = small_archive(folder / "archive")
     program.recipe("r.yaml", archive.recipe(**PLAIN))
-    program.recipe("wrong.yaml", archive.recipe(**PLAIN) | {"packages": {"include": ["no-such-package"]}})
+    program.recipe(
+        "wrong.yaml", archive.recipe(**PLAIN) | {"name": "wrong", "packages": {"include": ["no-such-package"]}}
+    )
     return program
 
 

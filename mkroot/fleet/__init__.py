@@ -1,0 +1,1 @@
+"""Many recipes, suites, architectures and machines in one run."""
