@@ -15,7 +15,7 @@ from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 
 KIND = "decided"
-FORMAT = "1"  # of what is kept; part of every key
+FORMAT = "2"  # of what is kept; part of every key
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

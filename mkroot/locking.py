@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mkroot import decided
 from mkroot.archive.http import Http
+from mkroot.decided import Answer
 from mkroot.errors import ResolutionError
 from mkroot.lockfile import digest
 from mkroot.origins import Origin, origin
 from mkroot.progress import Progress
 from mkroot.recipe.model import Recipe
 from mkroot.recipe.standing import installs, reference_of, stands_on
-from mkroot.resolve.lock import Lock, LockedRoot, LockedSource, LockedSuite, held, lock_root
+from mkroot.resolve.lock import Lock, LockedRoot, LockedSource, LockedSuite, lock_root
 from mkroot.resolve.request import Request
 from mkroot.sources import Archive, look, request
 from mkroot.store.store import Store
 
 if TYPE_CHECKING:
+    from mkroot.debian.package import Package
+    from mkroot.looking import Looking
     from mkroot.oci.store import Image
+    from mkroot.renewing import Renewal, Update
     from mkroot.resolve.universe import Universe
 
 TOOLS = ("grub-common", "kmod")  # packages beside the root whose programs are run over it, so with their dependencies
@@ -49,14 +54,15 @@ def find(
     offline: bool,
     allow_expired: bool,
     before: Lock | None,
-    update: Iterable[str] | None,
+    update: Update | None,
     environ: Mapping[str, str],
     progress: Progress,
+    looking: Looking = look,
 ) -> Found:
     """Look at the archives and resolve; raises MirrorError, TrustError, ResolutionError, ImageError.
 
-    before: the lock that there is, whose Releases must not be older and, with `update` (names), whose versions are kept
-    but for those.
+    before: the lock that there is, whose Releases must not be older. update: what of it is renewed; where that is a
+    part of it, the other packages keep their versions. looking: what looks at the archives.
     """
     image = _parent(store, recipe, architecture)
     http = Http(environ, tell=progress.warn)
@@ -66,7 +72,7 @@ def find(
             if image is not None and not installs(recipe):
                 archive = Archive(store=store)  # only what is in the image is worked upon
             else:
-                archive = look(
+                archive = looking(
                     store,
                     recipe,
                     place,
@@ -78,27 +84,63 @@ def find(
                     progress=progress,
                 )
             step.result = f"{len(archive.suites)} suites"
+        with progress.step("resolve") as step:
+            asked = request(recipe, architecture, archive.local)
+            if image is not None and stands_on(recipe):
+                asked = _over(store, image, asked, recipe)
+            question = _Question(store, recipe, architecture, archive, image.digest if image is not None else "")
+            old = before.architectures.get(architecture) if before is not None else None
+            if update is not None and update.partial and old is not None:
+                from mkroot.keeping import kept
+                from mkroot.renewing import renew
+
+                keep = partial(kept, archive=archive, place=place, http=http, offline=offline)
+                answer: Answer | Renewal = renew(old, update, asked, question.parent, archive, question.ask, keep)
+            else:
+                answer = question.ask(asked, ())
+            step.cached = question.known
+            root, extra = answer.root, len(answer.root.beside)
+            step.result = f"{len(root.packages)} packages" + (f", {extra} beside" if extra else "")
     finally:
         http.close()
-    with progress.step("resolve") as step:
-        asked = request(recipe, architecture, archive.local)
-        if image is not None and stands_on(recipe):
-            asked = _over(store, image, asked, recipe)
-        if update is not None and before is not None and architecture in before.architectures:
-            asked = msgspec.structs.replace(asked, locked=held(before.architectures[architecture], update))
-        parent = image.digest if image is not None else ""
-        boot = [*_booted(recipe), recipe.components] if recipe.boot is not None else []
-        key = decided.key_of(asked, archive.indices, [parent, boot])
-        answer = decided.recall(store, key)
-        step.cached = answer is not None
-        if answer is None:
-            answer = _answered(recipe, architecture, archive.universe(), asked, parent, key)
-            decided.keep(store, answer)
-        root, extra = answer.root, len(answer.root.beside)
-        step.result = f"{len(root.packages)} packages" + (f", {extra} beside" if extra else "")
     for note in answer.notes:
         progress.warn(note)
     return Found(origin=place, archive=archive, request=asked, root=root, notes=answer.notes)
+
+
+class _Question:
+    """What is asked of the resolver, but for the request; answers are kept in the store.
+
+    parent: digest of the image that the root is, or stands on. known: nothing had to be resolved.
+    """
+
+    def __init__(self, store: Store, recipe: Recipe, architecture: str, archive: Archive, parent: str) -> None:
+        self._store = store
+        self._recipe = recipe
+        self._architecture = architecture
+        self._archive = archive
+        self.parent = parent
+        self.known = True
+
+    def ask(self, asked: Request, added: Sequence[Package]) -> Answer:
+        """Return the answer to a request; raises ResolutionError, LockError, StoreError.
+
+        added: packages that the archives have not.
+        """
+        boot = [*_booted(self._recipe), self._recipe.components] if self._recipe.boot is not None else []
+        more = [self.parent, boot, *([[p.sha256 for p in added]] if added else [])]
+        key = decided.key_of(asked, self._archive.indices, more)
+        answer = decided.recall(self._store, key)
+        if answer is None:
+            self.known = False
+            universe: Universe = self._archive.universe()
+            if added:
+                from mkroot.resolve.widened import Widened
+
+                universe = Widened(universe, added)
+            answer = _answered(self._recipe, self._architecture, universe, asked, self.parent, key)
+            decided.keep(self._store, answer)
+        return answer
 
 
 def _parent(store: Store, recipe: Recipe, architecture: str) -> Image | None:
@@ -126,10 +168,8 @@ def _booted(recipe: Recipe) -> list[object]:
     return [str(boot.kernel), boot.loader, boot.initramfs, boot.firmware, str(boot.rootfs), "iso" in recipe.outputs]
 
 
-def _answered(
-    recipe: Recipe, architecture: str, universe: Universe, asked: Request, parent: str, key: str
-) -> decided.Answer:
-    """Resolve; raises ResolutionError, LockError. parent: digest of the image that the root is, or stands on."""
+def _answered(recipe: Recipe, architecture: str, universe: Universe, asked: Request, parent: str, key: str) -> Answer:
+    """Resolve; raises ResolutionError, LockError."""
     from mkroot.resolve.resolver import beside, resolve
 
     resolution = resolve(universe, asked)
@@ -137,7 +177,7 @@ def _answered(
     foreign = recipe.boot is not None and parent and recipe.boot.rootfs != "own"
     kernel = str(recipe.boot.kernel) if recipe.boot is not None and foreign else ""
     extra = beside(universe, asked, resolution, files, tools, kernel)
-    return decided.Answer(key=key, root=lock_root(resolution, extra, parent), notes=tuple(resolution.notes))
+    return Answer(key=key, root=lock_root(resolution, extra, parent), notes=tuple(resolution.notes))
 
 
 def _boot_packages(recipe: Recipe, architecture: str, universe: Universe) -> tuple[tuple[str, ...], tuple[str, ...]]:

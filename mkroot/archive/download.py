@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from mkroot.archive.address import Address
-from mkroot.archive.answer import CancelledError, WrongSizeError
+from mkroot.archive.answer import CancelledError, NotFoundError, WrongSizeError
 from mkroot.archive.http import Http
 from mkroot.archive.parallel import each
 from mkroot.digest import is_sha256, sha256_file
@@ -24,6 +24,10 @@ KIND = "debs"
 WORKERS = 8  # at once: enough to hide the latency of small packages, few enough for a mirror not to mind
 POLL = 0.05  # seconds between two looks at whether another build has fetched a package
 TELL = 2.0  # seconds after which the user is told of the waiting
+_DROPPED = (
+    "mirrors keep the newest versions alone; `mkroot lock RECIPE --update` takes those, "
+    "and a recipe's `snapshot` keeps what there was"
+)
 LIMIT = 8 << 30  # bytes of a package, local ones included; Debian's largest has 1.5 GB
 
 
@@ -158,6 +162,8 @@ def _transferred(store: Store, job: Wanted, http: Http, progress: Progress | Non
             fault = _transfer(job, aside, http, progress, fresh)
         except WrongSizeError as e:
             fault = e.what
+        except NotFoundError as e:
+            raise NotFoundError(e.what, where=e.where, hint=_DROPPED) from None
         if not fault:
             final = store.path(KIND, job.sha256)
             final.parent.mkdir(parents=True, exist_ok=True)

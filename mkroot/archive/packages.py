@@ -16,6 +16,7 @@ from mkroot.archive.answer import NotFoundError, WrongSizeError
 from mkroot.archive.follower import Follower
 from mkroot.archive.http import Http
 from mkroot.archive.index import table_key
+from mkroot.archive.mirror import PORTS, in_ports
 from mkroot.archive.source import Source, SuiteSource
 from mkroot.debian.release import Release
 from mkroot.digest import is_sha256, sha256, sha256_file
@@ -209,8 +210,15 @@ def _download(index: Listed, http: Http, folder: Path) -> tuple[Path, str]:
             except WrongSizeError as e:
                 wrong.append(f"{place}: {e.what}")
     if not wrong:
+        ports = (
+            "this mirror may have Ubuntu's main archive alone: name one of its ports by `MKROOT_MIRROR_UBUNTU_PORTS`"
+        )
         raise MirrorError(
-            f"the mirror has none of the forms of the package index `{index.name}`", where=str(index.folder)
+            f"the mirror has none of the forms of the package index `{index.name}`",
+            where=str(index.folder),
+            hint=f"{ports}, or as `{PORTS}` in `config.toml`"
+            if in_ports(index.source.id, index.architecture)
+            else None,
         )
     raise MirrorError(
         f"the package index `{index.name}` is not the one that its signed Release lists ({wrong[0]})",

@@ -189,7 +189,7 @@ def _named(graph: Graph, request: Request, selector: Selector) -> Node:
 
 
 def _version(graph: Graph, node: Node, selector: Selector) -> Version:
-    for version in node.versions:
+    for version in sorted(node.versions, key=lambda v: not graph.policy.locked(v)):  # else the newest
         if selector.version:
             good = matches_version(version.text, selector.version)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,6 +14,7 @@ from mkroot.errors import LockError
 if TYPE_CHECKING:
     from mkroot.resolve.resolution import Resolution, Resolved
 
+Key = tuple[str, str]  # a package's name and architecture
 VERSION = 1  # of the lock's form
 
 
@@ -66,7 +67,7 @@ class LockedPackage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     upgrades: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         """What tells it from the other packages of its root."""
         return self.name, self.architecture
 
@@ -181,20 +182,20 @@ def lock_root(resolution: Resolution, beside: Sequence[Resolved] = (), parent: s
     return LockedRoot(packages=packages, beside=tuple(extra), parent=parent or msgspec.UNSET)
 
 
-def held(root: LockedRoot, update: Iterable[str] | None) -> tuple[tuple[str, str, str], ...]:
-    """Return the `Request.locked` of `lock --update`: every locked version but those of the packages to renew.
-
-    `update` are names of packages or of source packages; None or nothing renews all. Raises LockError for a name that
-    the lock does not have.
-    """
-    names = frozenset(update or ())
-    if not names:
-        return ()
+def named(root: LockedRoot, names: Iterable[str]) -> frozenset[Key]:
+    """Return the packages that have one of the names, or whose source package has; raises LockError for an unknown."""
+    wanted = frozenset(names)
     packages = (*root.packages, *root.beside)
     known = {p.name for p in packages} | {p.source for p in packages}
-    if missing := sorted(names - known):
+    if missing := sorted(wanted - known):
         raise LockError("the lock has no package " + ", ".join(f"`{n}`" for n in missing[:20]))
-    return tuple((p.name, p.architecture, p.version) for p in packages if not {p.name, p.source} & names)
+    return frozenset(p.key for p in packages if {p.name, p.source} & wanted)
+
+
+def held(root: LockedRoot, renewed: Collection[Key]) -> tuple[tuple[str, str, str], ...]:
+    """Return the `Request.locked` of a lock of which a part is renewed: every version but those of that part."""
+    packages = (*root.packages, *root.beside)
+    return tuple((p.name, p.architecture, p.version) for p in packages if p.key not in renewed)
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,10 +230,16 @@ def diff_roots(before: LockedRoot, after: LockedRoot) -> LockDiff:
     return LockDiff(
         added=tuple(new[key] for key in sorted(new.keys() - old.keys())),
         removed=tuple(old[key] for key in sorted(old.keys() - new.keys())),
-        changed=tuple(
-            change for key in sorted(old.keys() & new.keys()) if (change := _change(old[key], new[key])) is not None
-        ),
+        changed=tuple(_change(*pair) for pair in pairs(before, after)),
     )
+
+
+def pairs(before: LockedRoot, after: LockedRoot) -> Iterator[tuple[LockedPackage, LockedPackage]]:
+    """Yield the packages that are in both roots and not the same, as they were and as they are, sorted by name."""
+    old, new = _by_name(before), _by_name(after)
+    for key in sorted(old.keys() & new.keys()):
+        if old[key].sha256 != new[key].sha256:
+            yield old[key], new[key]
 
 
 def diff_locks(before: Lock, after: Lock) -> dict[str, LockDiff]:
@@ -253,9 +260,7 @@ def _by_name(root: LockedRoot) -> dict[tuple[str, str], LockedPackage]:
     return {(p.name, p.architecture if count[p.name] > 1 else ""): p for p in packages}
 
 
-def _change(before: LockedPackage, after: LockedPackage) -> Change | None:
-    if before.sha256 == after.sha256:
-        return None
+def _change(before: LockedPackage, after: LockedPackage) -> Change:
     from mkroot.debian.version import version_key
 
     old, new = version_key(before.version), version_key(after.version)

@@ -40,13 +40,18 @@ class Policy:
 
     def priority(self, version: Version) -> int:
         """Return the priority of a version: of its own pin, else the highest of its indices."""
-        package = version.package
-        if self._locked and self._locked.get((package.name, package.architecture)) == package.version:
+        if self.locked(version):
             return LOCKED
+        package = version.package
         for pin in self._specific:
             if self._names(pin, package) and any(pin.covers(p.origin) for p in version.packages):
                 return pin.priority
         return max(self._of_file(p.origin) for p in version.packages)
+
+    def locked(self, version: Version) -> bool:
+        """Tell whether the request's lock names this version."""
+        package = version.package
+        return bool(self._locked) and self._locked.get((package.name, package.architecture)) == package.version
 
     def _names(self, pin: Pin, package: Package) -> bool:
         name, pattern = package.name, pin.package

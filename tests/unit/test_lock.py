@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mkroot.errors import LockError
-from mkroot.resolve.lock import Lock, LockedSource, LockedSuite, decode_lock, diff_locks, held, lock_root
+from mkroot.resolve.lock import Lock, LockedSource, LockedSuite, decode_lock, diff_locks, held, lock_root, named
 from mkroot.resolve.request import Request
 from mkroot.resolve.resolver import beside, resolve
 from mkroot.resolve.universe import TextUniverse
@@ -158,11 +158,13 @@ def test_renewing_some() -> None:
         for version in ("1", "2")
     )
     found = TextUniverse.of(text.replace("Depends: \n", "").removesuffix("Depends: "))
-    for update, expected in ((["lib"], "121"), (["app-src"], "112"), ([], "222"), (["app", "base", "lib"], "222")):
-        request = Request(architecture="amd64", variant="none", include=("app",), locked=held(before, update))
+    for update, expected in ((["lib"], "121"), (["app-src"], "112"), ([], "111"), (["app", "base", "lib"], "222")):
+        request = Request(
+            architecture="amd64", variant="none", include=("app",), locked=held(before, named(before, update))
+        )
         assert "".join(p.version for p in resolve(found, request).packages) == expected
     with pytest.raises(LockError, match="`nginx`"):
-        held(before, ["nginx"])
+        named(before, ["nginx"])
 
 
 def test_renewing_takes_along_what_it_must() -> None:
@@ -174,5 +176,7 @@ def test_renewing_takes_along_what_it_must() -> None:
         for version in ("1", "2")
     )
     base = "\n\n".join(f"Package: base\nVersion: {v}\nArchitecture: amd64\nSHA256: {v * 64}" for v in "12")
-    request = Request(architecture="amd64", variant="none", include=("app=2",), locked=held(before, ["app"]))
+    request = Request(
+        architecture="amd64", variant="none", include=("app=2",), locked=held(before, named(before, ["app"]))
+    )
     assert {p.version for p in resolve(TextUniverse.of(f"{text}\n\n{base}"), request).packages} == {"2"}
