@@ -10,7 +10,8 @@ import mkroot
 # command: (module in mkroot.cli, one line of help). Only the chosen command's module is imported.
 COMMANDS = {
     "build": ("build", "build recipes: root, image and other outputs"),
-    "lock": ("lock", "make or renew a recipe's lock"),
+    "lock": ("lock", "make or renew recipes' locks"),
+    "outdated": ("outdated", "tell which locks an update would change, and which of it are security fixes"),
     "check": ("check", "tell every fault of a recipe"),
     "plan": ("plan", "show what a build would install"),
     "size": ("size", "show where the bytes come from"),
@@ -50,6 +51,7 @@ COMMANDS = {
     "exec": ("exec", "run one more command in a container that runs"),
     "logs": ("logs", "show what a container's command wrote"),
     "rm": ("rm", "remove containers"),
+    "worker": ("worker", "do steps for `mkroot build --dask`"),
     "cache": ("cache", "list, measure, prune or verify the store"),
     "doctor": ("doctor", "tell what this host can do, and what to install"),
     "schema": ("schema", "print the JSON Schema of recipes"),
@@ -223,6 +225,11 @@ def _listen() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1), or the shell's background job
             signal.signal(number, _interrupted)
+
+
+def ending() -> bool:
+    """Tell whether a signal has asked for the end."""
+    return bool(_signals)
 
 
 def _interrupted(number: int, _: object) -> None:

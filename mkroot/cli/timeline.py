@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 
+from mkroot.cli.page import Kind, document, table, text
 from mkroot.cli.terminal import amount, plural, seconds
-from mkroot.errors import printable
 from mkroot.timings import KINDS, Row, Section, packages, rows, scripts, sums, waits
 
-START = "<!doctype html>\n<html lang=en>"  # by which a page is known again
+PAGE = Kind("--timings", "page of timings")
 _MOST = 20  # rows of a table of packages
 _WIDTH, _NAMES, _HIGH = 1200, 120, 18  # of the timeline, its names and a row, in units of the drawing
 _LETTER, _GAP = 6.2, 0.6  # units; a letter of a name in a bar, what is between bars
@@ -28,44 +27,27 @@ _COLOURS = {  # kind: on a light ground, on a dark one
     "sync": ("#8a7458", "#8a7458"),
 }
 _STYLE = """
-:root { color-scheme: light dark; --ground: #fff; --text: #1c2430; --soft: #5f6b7a; --line: #d9dee5 }
-body { margin: 2rem auto; max-width: 80rem; padding: 0 1rem; background: var(--ground); color: var(--text);
-  font: 15px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.4rem } h2 { font-size: 1.2rem; margin-top: 2.5rem } h3 { font-size: 1rem; margin: 1.5rem 0 .3rem }
 svg { width: 100%; height: auto; font: 11px system-ui, sans-serif } svg text { fill: var(--text) }
 svg .in { fill: #fff } svg .tick { stroke: var(--line) } svg .scale { fill: var(--soft) }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .15rem .8rem; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child, .words { text-align: left }
-th { font-weight: 600; color: var(--soft) } p.key span { margin-right: 1rem; white-space: nowrap }
+p.key span { margin-right: 1rem; white-space: nowrap }
 i { display: inline-block; width: .8em; height: .8em; margin-right: .3em }
-.soft { color: var(--soft) } .scroll { overflow-x: auto }
 @media print { body { margin: 0; max-width: none; font-size: 11px } h2 { break-before: page } h2:first-of-type
   { break-before: auto } tr, svg { break-inside: avoid } i, svg { print-color-adjust: exact } }
 """
-_DARK = "--ground: #14181d; --text: #e3e8ee; --soft: #98a4b3; --line: #2c343d"
 
 
 def page(found: Sequence[Section]) -> str:
     """Return the page of some builds: HTML that loads nothing and runs nothing."""
     light = "".join(f".{kind} {{ fill: {a}; background: {a} }}\n" for kind, (a, _) in _COLOURS.items())
     dark = "".join(f".{kind} {{ fill: {b}; background: {b} }}\n" for kind, (_, b) in _COLOURS.items())
-    style = f"{_STYLE}{light}@media screen and (prefers-color-scheme: dark) {{\n:root {{ {_DARK} }}\n{dark}}}\n"
-    parts = [
-        f"{START}\n<head>\n<meta charset=utf-8>\n<meta name=viewport content='width=device-width'>\n",
-        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
-        f"<title>mkroot build: timings</title>\n<style>{style}</style>\n</head>\n",
-        "<body>\n<h1>Where the time went</h1>\n",
-        *map(_section, found),
-        "</body>\n</html>\n",
-    ]
-    return "".join(parts)
+    body = ["<h1>Where the time went</h1>\n", *map(_section, found)]
+    return document(PAGE, "mkroot build: timings", body, style=f"{_STYLE}{light}", dark=dark)
 
 
 def _section(section: Section) -> str:
-    note = f" <span class=soft>{_text(section.note)}</span>" if section.note else ""
+    note = f" <span class=soft>{text(section.note)}</span>" if section.note else ""
     return (
-        f"<h2>{_text(section.title)}: {seconds(section.seconds)}</h2>\n"
+        f"<h2>{text(section.title)}: {seconds(section.seconds)}</h2>\n"
         f"<p>{_story(section)}{note}</p>\n{_timeline(section)}"
         + _scripts(section)
         + _packages(section)
@@ -76,7 +58,7 @@ def _section(section: Section) -> str:
 def _story(section: Section) -> str:
     """Return in words what the build waited for."""
     whole = section.seconds or 1.0
-    told = [f"{_text(what)} {seconds(n)}" for what, n in waits(section) if n >= whole / 200]
+    told = [f"{text(what)} {seconds(n)}" for what, n in waits(section) if n >= whole / 200]
     return f"Of {seconds(section.seconds)} the build waited for: {', '.join(told)}." if told else ""
 
 
@@ -89,7 +71,7 @@ def _timeline(section: Section) -> str:
         return ""
     high = (len(lines) + 2) * _HIGH
     unit = (_WIDTH - _NAMES) / section.seconds
-    drawn = [f"<svg viewBox='0 0 {_WIDTH} {high}' role=img aria-label='timeline of {_text(section.title)}'>\n"]
+    drawn = [f"<svg viewBox='0 0 {_WIDTH} {high}' role=img aria-label='timeline of {text(section.title)}'>\n"]
     for at in _ticks(section.seconds):
         x = _NAMES + at * unit
         drawn.append(f"<line class=tick x1={x:.1f} x2={x:.1f} y1={_HIGH} y2={high - _HIGH} />")
@@ -102,17 +84,17 @@ def _timeline(section: Section) -> str:
 
 
 def _row(section: Section, row: Row, top: float, unit: float) -> str:
-    drawn = [f"<text x=0 y={top + 13:.0f}>{_text(row.name)}</text>\n"]
+    drawn = [f"<text x=0 y={top + 13:.0f}>{text(row.name)}</text>\n"]
     for s in row.spans:
         begin, end = max(s.begin, section.begin) - section.begin, min(s.end, section.end) - section.begin
         x, width = _NAMES + begin * unit, max((end - begin) * unit - _GAP, _GAP)
         size = f", {amount(s.size)}" if s.size else ""
-        told = f"{_text(s.name)}: {seconds(s.end - s.begin)}{size} ({KINDS.get(s.kind, s.kind)}, from {begin:.3f} s)"
+        told = f"{text(s.name)}: {seconds(s.end - s.begin)}{size} ({KINDS.get(s.kind, s.kind)}, from {begin:.3f} s)"
         kind = s.kind if s.kind in _COLOURS else "step"
         drawn.append(f"<g><title>{told}</title><rect class={kind} x={x:.1f} y={top + 1:.0f}")
         drawn.append(f" width={width:.2f} height={_HIGH - 2} />")
         if width > _LETTER * len(s.name) + 6:
-            drawn.append(f"<text class=in x={x + 3:.1f} y={top + 13:.0f}>{_text(s.name)}</text>")
+            drawn.append(f"<text class=in x={x + 3:.1f} y={top + 13:.0f}>{text(s.name)}</text>")
         drawn.append("</g>\n")
     return "".join(drawn)
 
@@ -134,11 +116,11 @@ def _ticks(whole: float) -> list[float]:
 def _scripts(section: Section) -> str:
     found = scripts(section)
     cells = [
-        (_text(one.package), seconds(one.seconds), ", ".join(f"{_text(n)} {seconds(v)}" for n, v in one.parts))
+        (text(one.package), seconds(one.seconds), ", ".join(f"{text(n)} {seconds(v)}" for n, v in one.parts))
         for one in found[:_MOST]
     ]
     heads = ("package", "seconds", "scripts")
-    return _table(f"Slowest of {plural(len(found), 'package')} with scripts", heads, cells, words=(2,))
+    return table(f"Slowest of {plural(len(found), 'package')} with scripts", heads, cells, words=(2,))
 
 
 def _packages(section: Section) -> str:
@@ -146,7 +128,7 @@ def _packages(section: Section) -> str:
     kinds = ("fetch", "check", "decompress", "write", "compress")
     cells = [
         (
-            _text(one.name),
+            text(one.name),
             amount(one.fetched) if one.fetched else "",
             amount(one.size) if one.size else "",
             *(seconds(one.seconds[kind]) if kind in one.seconds else "" for kind in kinds),
@@ -154,7 +136,7 @@ def _packages(section: Section) -> str:
         for one in found[:_MOST]
     ]
     heads = ("package", "packed", "unpacked", "fetched in", "checked in", "decompressed", "written", "compressed")
-    return _table(f"Biggest of {plural(len(found), 'package')} that came into the store", heads, cells)
+    return table(f"Biggest of {plural(len(found), 'package')} that came into the store", heads, cells)
 
 
 def _sums(section: Section) -> str:
@@ -162,21 +144,4 @@ def _sums(section: Section) -> str:
         (KINDS[one.kind], str(one.count), seconds(one.seconds), amount(one.size) if one.size else "")
         for one in sums(section)
     ]
-    return _table("All work, of all processes together", ("kind", "times", "seconds", "bytes"), cells)
-
-
-def _table(title: str, heads: Sequence[str], cells: Iterable[Sequence[str]], words: Sequence[int] = ()) -> str:
-    """Return a table; `cells` are HTML, and those in the columns `words` are aligned as text."""
-    lines = []
-    for row in cells:
-        lines.append("".join(f"<td{' class=words' if n in words else ''}>{cell}</td>" for n, cell in enumerate(row)))
-    if not lines:
-        return ""
-    head = "".join(f"<th{' class=words' if n in words else ''}>{name}</th>" for n, name in enumerate(heads))
-    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-    return f"<h3>{title}</h3>\n<div class=scroll><table>\n<tr>{head}</tr>\n{body}</table></div>\n"
-
-
-def _text(text: str) -> str:
-    """Return a text as HTML: a package's name, or what a script or a mirror said, is no markup."""
-    return escape(printable(text))
+    return table("All work, of all processes together", ("kind", "times", "seconds", "bytes"), cells)

@@ -1,8 +1,8 @@
 """`make bench`: measures, prints the tables as Markdown and keeps them in bench-out: bench.md, and drawn in bench.svg.
 
 BENCH_RUNS: how often each (default 5). BENCH_ONLY: a comma-separated choice of debian, ubuntu, changes, codecs, plan,
-boot, images, sizes and start; growth stands apart from these, for it takes minutes and gigabytes, and is drawn in
-growth.svg. BENCH_WORK: where the work is done and the packages are kept (default bench-out/work).
+boot, images, sizes and start; growth and fleet stand apart from these, for they take minutes and gigabytes; growth is
+drawn in growth.svg. BENCH_WORK: where the work is done and the packages are kept (default bench-out/work).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mkroot.archive import config
 from mkroot.archive.mirror import mirror
-from tests.bench import boots, changes, codecs, growth, images, planning, sizes, trust
+from tests.bench import boots, changes, codecs, fleet, growth, images, planning, sizes, trust
 from tests.bench.curves import curves
 from tests.bench.measure import Contender, Failed, in_turn, run
 from tests.bench.picture import picture
@@ -35,7 +35,7 @@ def main() -> int:
     only = os.environ.get("BENCH_ONLY", ALL).split(",")
     if os.geteuid() != 0:
         return _fail("the peers need root: run `make bench` as root")
-    parts = {"boot": boots, "images": images, "changes": changes, "codecs": codecs}
+    parts = {"boot": boots, "images": images, "changes": changes, "codecs": codecs, "fleet": fleet}
     needed = [*PEERS, "ar", *(tool for name, module in parts.items() if name in only for tool in module.NEEDED)]
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if missing := [tool for tool in needed if not shutil.which(tool, path=path)]:
@@ -121,6 +121,9 @@ def _measured(site: Site, only: list[str], runs: int) -> Iterator[str]:
     if "growth" in only:
         _open(site)
         yield from growth.lines(site, runs)
+    if "fleet" in only:
+        _open(site)
+        yield from fleet.tables(site, runs)
     if "start" in only:
         site.recipe(UBUNTU, "noble-gzip")
         contenders = starts(site)

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mkroot.cli.timeline import START, page
+from mkroot.cli.timeline import PAGE, page
 from mkroot.progress import Following, Progress, Span, Spans
 from mkroot.store.timed import TimedWork, Work
 from mkroot.tar.entry import Entry
@@ -155,7 +155,7 @@ def read(text: str) -> Reader:
 
 def test_the_page_is_whole_and_by_itself() -> None:
     text = page([BUILD, section(end=0.2)])
-    assert text.startswith(START)
+    assert text.startswith(PAGE.start)
     found = read(text)
     assert not found.seen & {"script", "link", "img", "iframe", "object", "use", "image"}
     assert not found.attributes & {"src", "href", "srcset"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mkroot.cli.timeline import START
-from mkroot.cli.timings import checked
+from mkroot.cli.page import checked
+from mkroot.cli.timeline import PAGE
 from mkroot.errors import ArtifactError
 from tests.testarchive import Archive, Server
 from tests.unit.commands import Program, small_archive
@@ -54,7 +54,7 @@ def kinds(built: dict[str, Any]) -> set[tuple[str, str]]:
 def test_the_page_and_the_numbers_of_every_kind_of_build(place: Place) -> None:
     first = place.build("--timings", "t.html")
     text = (place.folder / "t.html").read_text()
-    assert text.startswith(START) and "mini amd64" in text and "tool: " in text
+    assert text.startswith(PAGE.start) and "mini amd64" in text and "tool: " in text
     assert {("network", "fetch"), ("unpack", "decompress"), ("unpack", "compress"), ("main", "step")} <= kinds(first)
     assert {("hash", "hash"), ("disk", "sync"), ("main", "store")} <= kinds(first)
     timings = first["timings"]
@@ -203,4 +203,4 @@ def test_a_disk_that_has_no_room_for_the_page_is_told_and_the_outputs_stand(plac
 @pytest.mark.parametrize("path", ["x" * 300, f"{'d/' * 2100}t.html"], ids=["long-name", "long-path"])
 def test_a_path_that_no_file_can_have(tmp_path: Path, path: str) -> None:
     with pytest.raises(ArtifactError, match="the page of timings cannot be written"):
-        checked(path, tmp_path)
+        checked(PAGE, path, tmp_path)

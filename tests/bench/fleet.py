@@ -1,0 +1,302 @@
+"""A fleet: many builds on one machine and on a Dask cluster, a cluster that finds all of it made, and a nightly run.
+
+BENCH_ONLY=fleet; it is not in the default set, for its biggest root has 1,500 packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.growth import SIZES
+from tests.bench.images import Bench
+from tests.bench.measure import Contender, Failed, in_turn, run
+from tests.bench.table import Goal, table, times
+from tests.bench.works import DEBIAN, MKROOT, Release, Site
+
+NEEDED = ("docker-registry",)
+EXTRAS = (
+    "openssh-server", "nginx", "python3", "git", "rsync", "curl", "vim-tiny", "redis-server", "sqlite3", "dbus",
+    "postgresql-client", "build-essential", "less", "nano", "tmux", "htop", "gnupg", "wget", "jq", "socat", "strace",
+    "tcpdump", "iproute2", "ca-certificates", "openssl", "cron", "logrotate", "xz-utils", "zip",
+)  # fmt: skip
+OLDER = Release("Debian 12", "debian", "bookworm", ())
+COUNT = 24  # builds of which none is cached
+STEPS, A_STEP = 10_000, 0.001  # simulated ones, and the seconds that one may cost
+SMALL = 29  # recipes of the nightly run beside the large one
+LARGE = SIZES[-1]
+START = 60.0  # seconds that a cluster may take to be there
+NOWHERE = "http://127.0.0.1:9/debian"  # the discard service's port: a build that fetches anything fails
+_APART = {"image": {"compression": "zstd"}, "apt": {"mirror": "none"}, "outputs": ["oci"]}
+
+
+def tables(site: Site, runs: int) -> Iterator[str]:
+    """Measure everything; yield the tables. Raises Failed."""
+    work = site.work / "fleet"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    with clustered(site, work) as cluster:
+        yield from _builds(site, cluster, runs)
+        yield from _steps(cluster, runs)
+    yield from _nightly(site, work, runs)
+
+
+# ---- a cluster
+
+
+class Cluster:
+    """A scheduler, workers with a store each, and the registry that is their remote store, all on loopback."""
+
+    def __init__(self, site: Site, work: Path) -> None:
+        self.site, self.work = site, work
+        self.scheduler = work / "scheduler.json"
+        self.stores = [work / f"worker-{n}" for n in range(2)]
+        self._registry = Bench(site)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def environ(self, store: Path) -> dict[str, str]:
+        """Return mkroot's environment with the remote store."""
+        remote = f"127.0.0.1:{self._registry.port}/fleet/store"
+        return {**self.site.environ(store), "MKROOT_STORE_REMOTE": remote, "MKROOT_STORE_KEY": "5e" * 32}
+
+    def start(self, workers: int, *, remote: bool = False) -> None:
+        """Start anew, with empty stores and, but for `remote`, an empty registry; raises Failed."""
+        self.stop()
+        for folder in self.stores:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.scheduler.unlink(missing_ok=True)
+        if not remote:
+            self._registry.empty_registry()
+        words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.scheduler)]
+        self._spawn([sys.executable, "-m", "distributed.cli.dask_scheduler", *words], {})
+        self._wait(self.scheduler.exists)
+        for store in self.stores[:workers]:
+            words = ["worker", str(self.scheduler), "--store", str(store), "--jobs", "1"]
+            self._spawn([MKROOT, *words], self.site.environ(store))
+        from distributed import Client
+
+        with Client(scheduler_file=str(self.scheduler), set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=START)
+
+    def simulated(self) -> float:
+        """Do the simulated steps on a new cluster; return seconds."""
+        from distributed import Client
+
+        from mkroot.fleet.cluster import simulate
+
+        self.start(2, remote=True)
+        client = Client(scheduler_file=str(self.scheduler), set_as_default=False)
+        return simulate(client, STEPS) * STEPS
+
+    def stop(self) -> None:
+        """Stop the scheduler and the workers."""
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes = []
+
+    def close(self) -> None:
+        """Stop the registry too."""
+        self.stop()
+        self._registry.stop()
+
+    def _spawn(self, command: Sequence[str], environ: dict[str, str]) -> None:
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.work), "LC_ALL": "C.UTF-8", **environ}
+        with open(self.site.log, "ab") as log:
+            self._processes.append(
+                subprocess.Popen(command, env=environ, cwd=self.work, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            )
+
+    def _wait(self, ready: Any) -> None:
+        end = time.monotonic() + START
+        while not ready():
+            if time.monotonic() > end or any(process.poll() is not None for process in self._processes):
+                raise Failed(f"the cluster does not start; see {self.site.log}")
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def clustered(site: Site, work: Path) -> Iterator[Cluster]:
+    """Stop what is started at the end."""
+    cluster = Cluster(site, work)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+# ---- builds
+
+
+def recipes(site: Site, count: int, releases: Sequence[Release], prefix: str) -> list[Path]:
+    """Write recipes, a package of EXTRAS on minbase each, and lock them anew; return their paths."""
+    found = []
+    for n in range(count):
+        release, extra = releases[n % len(releases)], EXTRAS[n // len(releases)]
+        packages = {"variant": "minbase", "include": [extra]}
+        found.append(site.recipe(release, f"{prefix}-{release.suite}-{extra}", packages=packages, **_APART))
+    _lock(site, found)
+    return found
+
+
+def _lock(site: Site, paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.with_suffix(".lock").unlink(missing_ok=True)
+        run(Contender(f"locking {path.stem}", [[MKROOT, "lock", str(path)]], site.environ()), site.log)
+
+
+def _builds(site: Site, cluster: Cluster, runs: int) -> Iterator[str]:
+    work = cluster.work
+    print("  locking what the fleet builds", flush=True)
+    chosen = recipes(site, COUNT, (DEBIAN, OLDER), "fleet")
+    out, store = work / "out", work / "store"
+    build = [MKROOT, "build", "--locked", "-o", str(out), *map(str, chosen)]
+    dask = [*build, "--dask", str(cluster.scheduler)]
+    fresh, environ = [out, store], cluster.environ(store)
+    contenders = [
+        *(
+            Contender(f"this machine, --jobs {n}", [[*build, "--jobs", str(n)]], site.environ(store), fresh)
+            for n in (1, 2)
+        ),
+        Contender("one worker", [dask], environ, fresh, lambda: cluster.start(1)),
+        Contender("two workers", [dask], environ, fresh, lambda: cluster.start(2)),
+    ]
+    for contender in contenders:
+        print(f"  warming up  {contender.name}", flush=True)
+        run(contender, site.log)
+    in_turn(contenders, runs, site.log)
+    *_, one, two = contenders
+    goals = {two.name: [Goal("1.8 × as fast as one worker", one.median / 1.8)]}
+    yield from table(f"{COUNT} builds, none cached", contenders, one, goals)
+
+    again = Contender(
+        "another two workers, empty stores, all of it in the remote",
+        [dask],
+        {**environ, **_nowhere(work)},
+        fresh,
+        lambda: cluster.start(2, remote=True),
+    )
+    run(two, site.log)
+    for _ in range(runs):
+        in_turn([again], 1, site.log)
+        _made_nothing(cluster, store)
+    yield from table(f"{COUNT} builds, made elsewhere before", [two, again], two)
+
+
+def _nowhere(work: Path) -> dict[str, str]:
+    """Return an environment in which no mirror answers."""
+    path = work / "nowhere.toml"
+    path.write_text(f'[mirrors]\ndebian-security = "{NOWHERE}"\n')
+    return {"MKROOT_MIRROR_DEBIAN": NOWHERE, "MKROOT_CONFIG": str(path)}
+
+
+def _made_nothing(cluster: Cluster, store: Path) -> None:
+    """Raise Failed where a package was fetched, or a stage made by its scripts: a store would have it."""
+    for folder in (*cluster.stores, store):
+        for kind in ("debs", "layers"):
+            if found := [p for p in (folder / kind).glob("*/*") if not p.name.startswith(".")]:
+                raise Failed(f"made again, though the remote had it: {found[0]}")
+
+
+def _steps(cluster: Cluster, runs: int) -> Iterator[str]:
+    contender = Contender(f"{STEPS:,} simulated steps, on two workers", [], measure=cluster.simulated)
+    in_turn([contender], runs, cluster.site.log)
+    goal = times(A_STEP * 1000, STEPS / 1000, f"{STEPS / 1000:g} s")
+    yield from table("The graph's own cost", [contender], contender, {contender.name: [goal]})
+
+
+# ---- a nightly run
+
+
+def _nightly(site: Site, work: Path, runs: int) -> Iterator[str]:
+    print("  locking what the nightly run builds", flush=True)
+    small = recipes(site, SMALL, (DEBIAN,), "nightly")
+    packages = {"variant": LARGE.variant, "recommends": LARGE.recommends, "include": list(LARGE.include)}
+    large = site.recipe(DEBIAN, "nightly-large", packages=packages, **_APART)
+    released = site.recipe(DEBIAN, "nightly-released", packages=packages, pockets=[], **_APART)
+    _lock(site, [large, released])
+    everything = [large, *small]
+    today = {path: _read(path) for path in everything}
+    name, old, holders = _changed(today, large, _read(released))
+    count = len(_packages(today[large]))
+    known, store, out, before = work / "known", work / "night", work / "night-out", work / "before"
+    build = [MKROOT, "build", "--locked", "-o"]
+    print("  filling the store  nightly", flush=True)
+    for path in holders:
+        _write(path, _with(today[path], old))
+    run(Contender("filling the store", [[*build, str(before), *map(str, everything)]], site.environ(known)), site.log)
+    for path in holders:
+        _write(path, today[path])
+
+    def back() -> None:
+        for source, copy in ((known, store), (before, out)):
+            subprocess.run(["cp", "-a", source, copy], check=True)
+
+    contenders = [
+        Contender(title, [[*build, str(out), "--jobs", "2", *map(str, paths)]], site.environ(store), [store, out], back)
+        for title, paths in (
+            (f"nightly run, {len(everything)} recipes", everything),
+            (f"the {len(holders)} that hold it, alone", holders),
+        )
+    ]
+    for contender in contenders:
+        run(contender, site.log)
+    in_turn(contenders, runs, site.log)
+    night, alone = contenders
+    title = f"Nightly: {name} is newer, one of {count:,} packages of the largest root"
+    yield from table(title, contenders, alone, {night.name: [times(1.5, alone.median, alone.name)]})
+
+
+def _changed(
+    today: dict[Path, dict[str, Any]], large: Path, released: dict[str, Any]
+) -> tuple[str, dict[str, Any], list[Path]]:
+    """Return a package of the large root that the archive has renewed since the release, and that few others hold.
+
+    Its name, its entry as of the release, and the recipes that hold it; raises Failed where there is none.
+    """
+    before = {p["name"]: p for p in _packages(released)}
+    held: dict[str, list[Path]] = {}
+    for path, lock in today.items():
+        for package in _packages(lock):
+            held.setdefault(package["name"], []).append(path)
+    newer = [
+        p["name"]
+        for p in _packages(today[large])
+        if (old := before.get(p["name"])) and old["version"] != p["version"] and old.get("stage") == p.get("stage")
+    ]
+    if not newer:
+        raise Failed("the archive has renewed no package of the largest root")
+    name = min(newer, key=lambda n: (len(held[n]) == 1, len(held[n]), n))
+    return name, before[name], held[name]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.with_suffix(".lock").read_bytes()))
+
+
+def _packages(lock: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(lock["architectures"]["amd64"]["packages"])
+
+
+def _with(lock: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a lock with this package in place of its namesake."""
+    own = [entry if p["name"] == entry["name"] else p for p in _packages(lock)]
+    return {**lock, "architectures": {"amd64": {**lock["architectures"]["amd64"], "packages": own}}}
+
+
+def _write(path: Path, lock: dict[str, Any]) -> None:
+    text = json.dumps(lock, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    path.with_suffix(".lock").write_text(text + "\n")
