@@ -35,6 +35,24 @@ SMALL = 29  # recipes of the nightly run beside the large one
 LARGE = SIZES[-1]
 START = 60.0  # seconds that a cluster may take to be there
 NOWHERE = "http://127.0.0.1:9/debian"  # the discard service's port: a build that fetches anything fails
+_THREADS = """
+from mkroot.fleet.local import LocalEngine
+from mkroot.fleet.model import LOCK, Order, Outcome, Step
+engine = LocalEngine(2, {"PATH": "/usr/bin:/bin"})
+engine.add([Step(key=f"lock-{n}", kind=LOCK, shown="none", order=Order(recipe="/nonexistent.yaml")) for n in range(2)])
+assert sum(isinstance(event, Outcome) for event in engine.events()) == 2
+engine.close()
+"""
+_DASK_THREADS = """
+from dask.threaded import get
+assert get({"a": (abs, -1), "b": (abs, -2)}, ["a", "b"], num_workers=2) == (1, 2)
+"""
+_LOCAL_CLUSTER = """
+from distributed import Client, LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        assert client.gather(client.map(abs, [-1, -2])) == [1, 2]
+"""
 _APART = {"image": {"compression": "zstd"}, "apt": {"mirror": "none"}, "outputs": ["oci"]}
 
 
@@ -43,6 +61,7 @@ def tables(site: Site, runs: int) -> Iterator[str]:
     work = site.work / "fleet"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
+    yield from _starts(site, work, runs)
     with clustered(site, work) as cluster:
         yield from _builds(site, cluster, runs)
         yield from _steps(cluster, runs)
@@ -61,6 +80,7 @@ class Cluster:
         self.stores = [work / f"worker-{n}" for n in range(2)]
         self._registry = Bench(site)
         self._processes: list[subprocess.Popen[bytes]] = []
+        self.peak = 0  # bytes that the scheduler took at most, in the last simulation, above what it had at first
 
     def environ(self, store: Path) -> dict[str, str]:
         """Return mkroot's environment with the remote store."""
@@ -94,7 +114,26 @@ class Cluster:
 
         self.start(2, remote=True)
         client = Client(scheduler_file=str(self.scheduler), set_as_default=False)
-        return simulate(client, STEPS) * STEPS
+        pid = self._processes[0].pid
+        first = _memory(pid, "VmRSS")
+        seconds = simulate(client, STEPS) * STEPS
+        self.peak = _memory(pid, "VmHWM") - first
+        return seconds
+
+    def held(self) -> str:
+        """Tell what the registry has, and each worker's store."""
+        stored = _bytes(self.site.work / "images" / "registry")
+        counts = json.loads(
+            subprocess.run(
+                [MKROOT, "cache", "remote", "--json"],
+                env={"PATH": os.environ["PATH"], **self.environ(self.work / "store")},
+                check=True,
+                capture_output=True,
+            ).stdout
+        )["entries"]
+        entries = ", ".join(f"{number} of {kind}s" for kind, number in counts.items())
+        stores = ", ".join(f"{_bytes(store) / 2**20:.0f} MiB" for store in self.stores)
+        return f"the registry holds {entries}, {stored / 2**20:.0f} MiB; the workers' stores {stores}"
 
     def stop(self) -> None:
         """Stop the scheduler and the workers."""
@@ -126,6 +165,18 @@ class Cluster:
             if time.monotonic() > end or any(process.poll() is not None for process in self._processes):
                 raise Failed(f"the cluster does not start; see {self.site.log}")
             time.sleep(0.05)
+
+
+def _memory(pid: int, field: str) -> int:
+    """Return a field of proc_pid_status(5), bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def _bytes(folder: Path) -> int:
+    """Return what a folder's files take on the disk, a file with several names once."""
+    found = {(s.st_dev, s.st_ino): s.st_blocks * 512 for p in folder.rglob("*") if (s := p.lstat())}
+    return sum(found.values())
 
 
 @contextlib.contextmanager
@@ -190,10 +241,31 @@ def _builds(site: Site, cluster: Cluster, runs: int) -> Iterator[str]:
         lambda: cluster.start(2, remote=True),
     )
     run(two, site.log)
+    yield cluster.held()
+    yield ""
     for _ in range(runs):
         in_turn([again], 1, site.log)
         _made_nothing(cluster, store)
-    yield from table(f"{COUNT} builds, made elsewhere before", [two, again], two)
+    still = Contender(
+        "this machine, nothing changed", [[*build, "--jobs", "2"]], {**site.environ(store), **_nowhere(work)}
+    )
+    in_turn([still], runs, site.log)
+    yield from table(f"{COUNT} builds, made elsewhere before", [two, again, still], two)
+
+
+def _starts(site: Site, work: Path, runs: int) -> Iterator[str]:
+    """Measure what it takes until two steps are done that do nothing, interpreter and imports included."""
+    contenders = []
+    for name, text in (
+        ("mkroot: threads, a process each", _THREADS),
+        ("Dask: its threads, no process", _DASK_THREADS),
+        ("Dask: LocalCluster, two processes", _LOCAL_CLUSTER),
+    ):
+        script = work / f"start-{len(contenders)}.py"
+        script.write_text(text)
+        contenders.append(Contender(name, [[sys.executable, str(script)]], site.environ()))
+    in_turn(contenders, runs, site.log)
+    yield from table("From nothing to the first two steps done, on one machine", contenders, contenders[0])
 
 
 def _nowhere(work: Path) -> dict[str, str]:
@@ -216,6 +288,9 @@ def _steps(cluster: Cluster, runs: int) -> Iterator[str]:
     in_turn([contender], runs, cluster.site.log)
     goal = times(A_STEP * 1000, STEPS / 1000, f"{STEPS / 1000:g} s")
     yield from table("The graph's own cost", [contender], contender, {contender.name: [goal]})
+    each = cluster.peak / STEPS / 1024
+    yield f"the scheduler took {cluster.peak / 2**20:.0f} MiB for them at most, {each:.1f} KiB a step"
+    yield ""
 
 
 # ---- a nightly run
