@@ -33,6 +33,7 @@ COUNT = 24  # builds of which none is cached
 STEPS, A_STEP = 10_000, 0.001  # simulated ones, and the seconds that one may cost
 SMALL = 29  # recipes of the nightly run beside the large one
 LARGE = SIZES[-1]
+MANY = 200  # recipes of one lock, for what a recipe costs a run
 START = 60.0  # seconds that a cluster may take to be there
 NOWHERE = "http://127.0.0.1:9/debian"  # the discard service's port: a build that fetches anything fails
 _THREADS = """
@@ -66,6 +67,7 @@ def tables(site: Site, runs: int) -> Iterator[str]:
         yield from _builds(site, cluster, runs)
         yield from _steps(cluster, runs)
     yield from _nightly(site, work, runs)
+    yield from _many(site, work)
 
 
 # ---- a cluster
@@ -333,6 +335,33 @@ def _nightly(site: Site, work: Path, runs: int) -> Iterator[str]:
     night, alone = contenders
     title = f"Nightly: {name} is newer, one of {count:,} packages of the largest root"
     yield from table(title, contenders, alone, {night.name: [times(1.5, alone.median, alone.name)]})
+
+
+def _many(site: Site, work: Path) -> Iterator[str]:
+    """Measure what a recipe costs a run whose packages and stages are all there, and one that has nothing to do."""
+    shutil.rmtree(work / "before", ignore_errors=True)
+    first, *_ = recipes(site, 1, (DEBIAN,), "many")
+    lock = first.with_suffix(".lock").read_bytes()
+    text = json.loads(first.read_text())
+    paths = [first]
+    for n in range(1, MANY):
+        path = first.with_name(f"many-{n}.yaml")
+        path.write_text(json.dumps({**text, "name": f"many-{n}"}))
+        path.with_suffix(".lock").write_bytes(lock)
+        paths.append(path)
+    store, out = work / "many-store", work / "many-out"
+    build = [MKROOT, "build", "--locked", "-o", str(out), "--jobs", "2"]
+    run(Contender("the first", [[*build, str(first)]], site.environ(store), [store, out]), site.log)
+    made = Contender(
+        f"{MANY} recipes, packages and stages known", [[*build, *map(str, paths)]], site.environ(store), [out]
+    )
+    still = Contender(f"{MANY} recipes, nothing changed", made.commands, made.environ)
+    for one in (made, still):
+        in_turn([one], 1, site.log)
+    yield from table(
+        f"{MANY} recipes of {len(_packages(json.loads(lock)))} packages, measured once", [made, still], made
+    )
+    shutil.rmtree(out)
 
 
 def _changed(
