@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -214,7 +215,11 @@ def test_other_tools_read_the_index_and_each_docker_archive(built: Path, store: 
 def test_podman_takes_the_platform_that_it_is_asked_for(built: Path, store: Path, tmp_path: Path) -> None:
     needs("podman")
     needs_root()
-    podman = ["podman", "--root", tmp_path / "p", "--runroot", tmp_path / "r", "--storage-driver", "vfs"]
+    with tempfile.TemporaryDirectory(prefix="mkroot-") as short:  # podman's runroot has at most 50 characters
+        _pulled([*("podman", "--root", tmp_path / "p", "--runroot", short, "--storage-driver", "vfs")], store)
+
+
+def _pulled(podman: list[str | Path], store: Path) -> None:
     words = [*podman, "pull", "-q", "--arch", "arm64", f"oci:{store}/oci:far:scripts"]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode and "oci:" in done.stderr and "choos" not in done.stderr:

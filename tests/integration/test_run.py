@@ -68,7 +68,7 @@ def test_the_status_is_the_commands(host: Host, command: list[str], status: int,
     if command == ["lost"] and host.runtime == "crun":
         pytest.skip("crun 1.8 ends with 1 and says nothing where an interpreter is not there")
     done = host("run", "--rm", "box", *command)
-    assert (done.returncode, done.stdout) == (status, "")
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
     assert said in done.stderr
     assert bool(said) == bool(done.stderr)
 
@@ -93,7 +93,7 @@ def test_the_status_is_the_commands(host: Host, command: list[str], status: int,
 def test_faults_are_told_and_leave_nothing(host: Host, words: list[str], status: int, said: str) -> None:
     before = host.containers()
     done = host(*words)
-    assert (done.returncode, done.stdout) == (status, "")
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert host.containers() == before

@@ -92,7 +92,7 @@ WORDS = {  # what makes each command's arguments complete
     "build": ["r.yaml"], "lock": ["r.yaml"], "check": ["r.yaml"], "plan": ["r.yaml"], "size": ["r.yaml"],
     "why": ["r.yaml", "tool"], "why-not": ["r.yaml", "tool"], "explain": ["a:1", "/x"], "diff": ["a:1"],
     "sbom": ["r.yaml"], "verify": ["r.yaml"], "bundle": ["r.yaml"], "boot": ["r.yaml"], "test": ["r.yaml"],
-    "outdated": ["r.yaml"],
+    "outdated": ["r.yaml"], "worker": ["tcp://127.0.0.1:1"],
     "history": ["a:1"], "inspect": ["a:1"], "commit": ["x"], "tag": ["a:1", "b:1"], "rmi": ["b:1"],
     "rebase": ["a:1", "--onto", "b:1"], "relayer": ["a:1", "b:1", "--by", "single"],
     "login": ["registry.example"], "logout": ["registry.example"],
@@ -124,7 +124,8 @@ def test_an_argument_that_is_empty(program: Forked, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(WORDS) - {"run", "exec", "explain", "save", "build", "check", "inspect", "lock", "outdated"})
+    "command",
+    sorted(set(WORDS) - {"run", "exec", "explain", "save", "build", "check", "inspect", "lock", "outdated", "verify"}),
 )
 def test_an_argument_too_many(program: Forked, command: str) -> None:
     several = command in ("rmi", "stop", "kill", "wait", "rm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -83,11 +84,8 @@ def test_the_layer_is_what_was_written_and_removed(tmp_path: Path) -> None:
     box.hide("gone")
     box.file("srv/a/y", b"y")
     os.setxattr(box.upper / "srv/a", "user.overlay.opaque", b"y")
-    listener = socket.socket(socket.AF_UNIX)
-    os.chdir(box.upper)
-    listener.bind("sock")
-    listener.close()
-    os.chdir(tmp_path)
+    with contextlib.chdir(box.upper), socket.socket(socket.AF_UNIX) as listener:  # a socket's path must be short
+        listener.bind("sock")
     with open(box.upper / "sparse", "wb") as f:
         f.truncate(3_000_000)
         f.seek(1_000_000)
