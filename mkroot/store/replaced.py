@@ -59,19 +59,30 @@ def aside_of(path: Path) -> Path:
 def _held(aside: Path, mode: int) -> int:
     """Return a descriptor of the file that is written, held against others who write it."""
     while True:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        fd = -1
         try:
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if _is(fd, aside):
                 return fd
-        except BaseException:  # Ctrl-C: a file that nobody holds was made for nothing
-            with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is(fd, aside):
-                    os.unlink(aside)
-            os.close(fd)
+        except BaseException:  # Ctrl-C, which may come before the descriptor is known here
+            if fd >= 0:
+                os.close(fd)
+            _forget(aside)
             raise
         os.close(fd)  # another one's by now: it was renamed while this process waited
+
+
+def _forget(aside: Path) -> None:
+    """Remove a file that was made for nothing, unless somebody writes it."""
+    with contextlib.suppress(OSError):
+        fd = os.open(aside, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(fd, aside):
+                os.unlink(aside)
+        finally:
+            os.close(fd)
 
 
 def _is(fd: int, path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -25,6 +26,25 @@ def test_what_fails_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> N
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("after", ["open", "flock"])
+def test_a_signal_as_the_file_is_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str) -> None:
+    """Python raises it when the call is over and nobody has its result yet."""
+    module = os if after == "open" else fcntl
+    call = getattr(module, after)
+    left = [KeyboardInterrupt]
+
+    def interrupted(*given: object) -> object:
+        found = call(*given)
+        if left:
+            raise left.pop()
+        return found
+
+    monkeypatch.setattr(module, after, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace(tmp_path / "f", b"new")
+    assert os.listdir(tmp_path) == []
 
 
 def test_what_a_killed_process_left_is_taken_over(tmp_path: Path) -> None:
