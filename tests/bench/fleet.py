@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -235,9 +236,10 @@ def _builds(site: Site, cluster: Cluster, runs: int) -> Iterator[str]:
     goals = {two.name: [Goal("1.8 × as fast as one worker", one.median / 1.8)]}
     yield from table(f"{COUNT} builds, none cached", contenders, one, goals)
 
+    page = work / "report.html"
     again = Contender(
         "another two workers, empty stores, all of it in the remote",
-        [dask],
+        [[*dask, "--report", str(page)]],
         {**environ, **_nowhere(work)},
         fresh,
         lambda: cluster.start(2, remote=True),
@@ -247,7 +249,7 @@ def _builds(site: Site, cluster: Cluster, runs: int) -> Iterator[str]:
     yield ""
     for _ in range(runs):
         in_turn([again], 1, site.log)
-        _made_nothing(cluster, store)
+        _made_nothing(cluster, store, page)
     still = Contender(
         "this machine, nothing changed", [[*build, "--jobs", "2"]], {**site.environ(store), **_nowhere(work)}
     )
@@ -277,12 +279,14 @@ def _nowhere(work: Path) -> dict[str, str]:
     return {"MKROOT_MIRROR_DEBIAN": NOWHERE, "MKROOT_CONFIG": str(path)}
 
 
-def _made_nothing(cluster: Cluster, store: Path) -> None:
-    """Raise Failed where a package was fetched, or a stage made by its scripts: a store would have it."""
+def _made_nothing(cluster: Cluster, store: Path, page: Path) -> None:
+    """Raise Failed where a package was fetched, or a stage configured: the run's report has what each step told."""
     for folder in (*cluster.stores, store):
-        for kind in ("debs", "layers"):
-            if found := [p for p in (folder / kind).glob("*/*") if not p.name.startswith(".")]:
-                raise Failed(f"made again, though the remote had it: {found[0]}")
+        if found := [p for p in (folder / "debs").glob("*/*") if not p.name.startswith(".")]:
+            raise Failed(f"fetched again, though the remote had it: {found[0]}")
+    told = re.findall(r"configure (?:essential|variant|include).*", page.read_text())
+    if not told or any("cached" not in line for line in told):
+        raise Failed(f"configured again, though the remote had it: {told[:3]}")
 
 
 def _steps(cluster: Cluster, runs: int) -> Iterator[str]:
