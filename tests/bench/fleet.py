@@ -134,7 +134,7 @@ class Cluster:
                 capture_output=True,
             ).stdout
         )["entries"]
-        entries = ", ".join(f"{number} of {kind}s" for kind, number in counts.items())
+        entries = ", ".join(f"{number} {kind}s" for kind, number in counts.items())
         stores = ", ".join(f"{_bytes(store) / 2**20:.0f} MiB" for store in self.stores)
         return f"the registry holds {entries}, {stored / 2**20:.0f} MiB; the workers' stores {stores}"
 
@@ -377,16 +377,21 @@ def _changed(
     """
     before = {p["name"]: p for p in _packages(released)}
     held: dict[str, list[Path]] = {}
+    siblings: dict[str, set[str]] = {}  # by source: its packages need each other in one version
     for path, lock in today.items():
         for package in _packages(lock):
             held.setdefault(package["name"], []).append(path)
+            siblings.setdefault(package["source"], set()).add(package["name"])
     newer = [
         p["name"]
         for p in _packages(today[large])
-        if (old := before.get(p["name"])) and old["version"] != p["version"] and old.get("stage") == p.get("stage")
+        if (old := before.get(p["name"]))
+        and old["version"] != p["version"]
+        and old.get("stage") == p.get("stage")
+        and len(siblings[p["source"]]) == 1
     ]
     if not newer:
-        raise Failed("the archive has renewed no package of the largest root")
+        raise Failed("the archive has renewed no package of the largest root that stands alone")
     name = min(newer, key=lambda n: (len(held[n]) == 1, len(held[n]), n))
     return name, before[name], held[name]
 
