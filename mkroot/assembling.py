@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -118,13 +118,9 @@ def root_of(
         items = []
     stages = [p.stage for p in locked.packages] if below is None else []
     missing = packages.absent(layers.store, items, None)
-    if not missing and scripts:
-        todo = rooting.stages(list(zip(stages, packages.load(layers, items))), date, recipe)
-        if not rooting.known(layers, root, todo):
-            foreign.check(architecture)
-            missing = packages.absent(layers.store, items, trees)
-    elif scripts:
+    if scripts and (missing or not _known(layers, root, items, stages, date, recipe)):
         foreign.check(architecture)  # before anything is fetched
+        missing = packages.absent(layers.store, items, trees)
     wanted = trees if scripts else None
     missing += packages.absent(layers.store, extra, None)
     with packages.supplied(
@@ -168,6 +164,20 @@ def root_of(
     root, notes = rooting.finished(layers, identity, trees, root, recipe, inside, epoch, progress, appliance)
     return Rooted(
         root=root, configured=configured, epoch=epoch, notes=notes, beside=tuple(beside), image=image, below=below
+    )
+
+
+def _known(
+    layers: LayerStore,
+    root: Root,
+    items: Sequence[packages.Item],
+    stages: Sequence[str],
+    date: int | None,
+    recipe: Recipe,
+) -> bool:
+    """Tell whether the store has every stage of packages that it has; stages: each package's."""
+    return rooting.known(
+        layers, root, rooting.stages(list(zip(stages, packages.load(layers, items), strict=True)), date, recipe)
     )
 
 

@@ -95,6 +95,7 @@ class Supply:
         self._changed = threading.Condition()
         self._counting = False
         self._done = not self._items
+        self._new = [i for i in self._items if not _has_layer(self._store, i)]
         if self._store.beyond is not None:
             self._store.beyond.begin() if self._done else self._store.beyond.rest()
         if self._done:
@@ -108,16 +109,16 @@ class Supply:
     def _run(self) -> None:
         try:
             by_digest = {i.sha256: i for i in self._items}
-            left = [i for i in self._items if not _has_layer(self._store, i)]
+            new = {i.sha256 for i in self._new}
             for item in self._items:
-                if not _has_layer(self._store, item):
+                if item.sha256 in new:
                     continue
                 if self._trees is None:  # another build was faster
                     self._note([(item.sha256, self._layers.load(layer_key(item.sha256)))])
                 else:
                     self._put(item, None)
             for turn in ((True, False), (False, True), (False, False)):
-                group = [i for i in left if (i.first, i.soon) == turn]
+                group = [i for i in self._new if (i.first, i.soon) == turn]
                 wanted = []
                 for item in group:
                     if item.address is None:
@@ -140,11 +141,13 @@ class Supply:
         if deb is not None:
             key = layer_key(item.sha256)
             self._layers.made.update(frame_key(key, codec) for codec in ("zstd", *self._codecs))
-        self._pool.put(Job(item.expected, deb, self._trees, self._codecs))
+        rank = 2 * (0 if item.first else 1 if item.soon else 2) + (deb is None)  # what is new takes longest
+        self._pool.put(Job(item.expected, deb, self._trees, self._codecs, rank))
         self._note(self._pool.done(0))
 
-    def _note(self, layers: Iterable[tuple[str, Layer]]) -> None:
+    def _note(self, layers: Iterable[tuple[str, Layer | None]]) -> None:
         for digest, layer in layers:
+            layer = layer or self._layers.load(layer_key(digest))
             with self._changed:
                 self._ready[digest] = layer
                 self._changed.notify_all()
@@ -153,9 +156,10 @@ class Supply:
         """Wait for the items as a step of its own, which shows the bytes that arrive."""
         if self._done:
             return
-        total = sum(i.size for i in self._items)
+        total = sum(i.size for i in self._new)
         with self._progress.step("fetch and unpack", total, "B") as step:
-            step.result = f"{len(self._items)} packages"
+            known = len(self._items) - len(self._new)
+            step.result = f"{len(self._new)} packages" + (f", {known} known ones unpacked again" if known else "")
             self._counting = True
             try:
                 self.wait(items)

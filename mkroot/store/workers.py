@@ -10,6 +10,7 @@ import os
 import pickle
 import select
 import signal
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,13 +35,14 @@ class Job(msgspec.Struct, frozen=True):
     """One package to unpack.
 
     deb: the verified file; None where the store has the layer and only its tree is to be made. trees: where that is
-    made, None for no tree. codecs: of further frames that this build will want.
+    made, None for no tree. codecs: of further frames that this build will want. rank: jobs of a lower one come first.
     """
 
     expected: Expected
     deb: Path | None
     trees: Trees | None
     codecs: tuple[str, ...] = ()
+    rank: int = 0
 
 
 class Unpackers:
@@ -52,7 +54,7 @@ class Unpackers:
 
     def __init__(self, store: Store, chown: Chown, count: int | None = None, timing: Spans | None = None) -> None:
         self._workers: list[_Worker] = []
-        self._waiting: deque[Job] = deque()
+        self._waiting: list[Job] = []
         self._timing = timing
         for number in range(1, 1 + (count or len(os.sched_getaffinity(0)))):
             lane = f"unpack {number}" if timing is not None else ""
@@ -60,7 +62,7 @@ class Unpackers:
 
     def put(self, job: Job) -> None:
         """Queue a job and hand it out when a worker is idle; raises what a worker reported."""
-        self._waiting.append(job)
+        insort(self._waiting, job, key=lambda j: j.rank)
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -68,7 +70,7 @@ class Unpackers:
             if not self._waiting:
                 return
             if worker.load < 3:  # one at work, the next at hand
-                worker.send(("unpack", self._waiting.popleft()))
+                worker.send(("unpack", self._waiting.pop(0)))
                 worker.load += 1
 
     @property
@@ -76,10 +78,11 @@ class Unpackers:
         """Tell whether a job has not been reported yet."""
         return bool(self._waiting) or any(w.load for w in self._workers)
 
-    def done(self, timeout: float | None = 0) -> Iterator[tuple[str, Layer]]:
+    def done(self, timeout: float | None = 0) -> Iterator[tuple[str, Layer | None]]:
         """Yield digest and layer of each package whose tree has become complete; wait up to `timeout` seconds for one.
 
-        The layer is in the store only after `finish`: its frame is compressed when the processors have time.
+        The layer is in the store only after `finish`: its frame is compressed when the processors have time. None: the
+        store has had it before.
 
         Raises the error of a package that was refused.
         """
@@ -93,7 +96,7 @@ class Unpackers:
                 raise answer
             digest, layer, spans = answer
             self._time(spans)
-            yield digest, msgspec.msgpack.decode(layer, type=Layer)
+            yield digest, msgspec.msgpack.decode(layer, type=Layer) if layer else None
         self._hand_out()
 
     def finish(self) -> None:
@@ -227,16 +230,18 @@ def _serve(connection: Any, store: Store, chown: Chown, lane: str) -> None:
             return
         try:
             with work.unpacking(job.expected.name):
+                told = b""
                 if job.deb is None:
-                    layer = LayerStore(store).load(layer_key(job.expected.sha256))
-                    make_tree(LayerStore(store), layer, job.trees, chown)
+                    known = LayerStore(store)
+                    make_tree(known, known.load(layer_key(job.expected.sha256)), job.trees, chown)
                 else:
                     layer, size, finish = unpack(
                         store, job.deb, job.expected, job.trees, chown, job.codecs, around=work.around
                     )
                     pending.append((size, work.compressing(layer, finish)))
                     held += size
-            answer((job.expected.sha256, msgspec.msgpack.encode(layer), work.told()))
+                    told = msgspec.msgpack.encode(layer)
+            answer((job.expected.sha256, told, work.told()))
         except BaseException as e:
             answer(_portable(e))
 
