@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -101,7 +101,7 @@ class Session:
             "size": terminal.size(),
         }
         if request.terminal:
-            self._wire.send(("start", message))
+            self._send(message)
             got = self._wire.receive()
             if got is None or got[0][0] != "terminal":
                 raise _gone() if got is None else ContainerError(f"a terminal cannot be made: {got[0]}")
@@ -112,12 +112,18 @@ class Session:
         else:
             theirs = self._pipes()
             try:
-                self._wire.send(("start", message), theirs)
+                self._send(message, theirs)
             finally:
                 for fd in theirs:
                     os.close(fd)
         if self._attached and request.interactive:
             self._sources[0] = self._stdin
+
+    def _send(self, message: dict[str, object], fds: Sequence[int] = ()) -> None:
+        try:
+            self._wire.send(("start", message), fds)
+        except ConnectionError:
+            raise _gone() from None
 
     def _pipes(self) -> list[int]:
         """Make the command's streams; return its ends."""

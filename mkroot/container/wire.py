@@ -38,7 +38,8 @@ class Wire:
         data = len(data).to_bytes(4, "big") + data
         extra = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds))]
         done = self._sock.sendmsg([data], extra if fds else [])
-        self._sock.sendall(data[done:])
+        if rest := data[done:]:  # where the other end has closed already, to send nothing would be an error, too
+            self._sock.sendall(rest)
 
     def receive(self) -> tuple[tuple[Any, ...], list[int]] | None:
         """Return the next message and its descriptors, or None where the other end is gone; raises OSError."""
