@@ -9,6 +9,7 @@ import msgspec
 
 import mkroot
 from mkroot.debian.release import Index
+from mkroot.decoding import from_msgpack
 from mkroot.resolve.lock import LockedRoot
 from mkroot.resolve.request import Request
 from mkroot.store.seal import opened, sealed
@@ -43,7 +44,7 @@ def recall(store: Store, key: str) -> Answer | None:
     if not key:
         return None
     try:
-        answer = msgspec.msgpack.decode(opened(store.path(KIND, key).read_bytes()), type=Answer)
+        answer = from_msgpack(opened(store.path(KIND, key).read_bytes()), Answer)
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
     return answer if answer.key == key else None

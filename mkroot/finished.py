@@ -19,6 +19,7 @@ import msgspec
 
 from mkroot.artifact.files import settle
 from mkroot.artifact.folder import output_folder
+from mkroot.decoding import from_msgpack
 from mkroot.oci.model import Descriptor
 from mkroot.oci.reference import Reference
 from mkroot.oci.store import FOLDER as IMAGES
@@ -129,7 +130,7 @@ def _parts(path: Path, blob: str, parts: Sequence[Part]) -> tuple[Part, ...] | N
 def recall(store: Store, key: str) -> Finished | None:
     """Return the build of these inputs, if the store knows one; what it needs may be gone since."""
     try:
-        record = msgspec.msgpack.decode(opened(store.path(KIND, key).read_bytes()), type=Finished)
+        record = from_msgpack(opened(store.path(KIND, key).read_bytes()), Finished)
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
     return record if record.key == key and all(store.has("roots", name) for name in record.roots) else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.errors import StoreError
 from mkroot.resolve.lock import Lock
 from mkroot.rootfs.stage import Root, Stage, merge_stage, replay
@@ -56,7 +57,7 @@ def recall(store: Store, digest: str) -> Record | None:
     """Return what the thing with this digest was made of, None where the store does not know; raises StoreError."""
     path = store.path(KIND, digest.removeprefix("sha256:"))
     try:
-        return msgspec.msgpack.decode(opened(path.read_bytes()), type=Record)
+        return from_msgpack(opened(path.read_bytes()), Record)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, msgspec.MsgspecError) as e:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
 
@@ -65,7 +66,7 @@ def _raise(error: OSError) -> None:
 def recall(store: Store, folder: Path, key: str) -> bytes | None:
     """Return what the last build into `folder` returned, if its inputs were the same and its files still stand."""
     try:
-        record = msgspec.msgpack.decode(opened(_place(store, folder).read_bytes()), type=Record)
+        record = from_msgpack(opened(_place(store, folder).read_bytes()), Record)
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
     return record.result if record.key == key and look(folder) == record.seen else None

@@ -13,6 +13,7 @@ from mkroot.archive.answer import Meta, NotFoundError
 from mkroot.archive.http import Http
 from mkroot.archive.source import Source, SuiteSource
 from mkroot.debian.release import Release, parse_release
+from mkroot.decoding import from_json
 from mkroot.digest import sha256
 from mkroot.errors import MirrorError, StoreError, TrustError
 from mkroot.store.seal import opened, sealed
@@ -298,7 +299,7 @@ def _note(store: Store, key: str, seen: _Seen) -> None:
 def _recall(store: Store, key: str) -> _Seen:
     path = store.path(_SEEN, key)
     try:
-        return msgspec.json.decode(opened(path.read_bytes()), type=_Seen)
+        return from_json(opened(path.read_bytes()), _Seen)
     except FileNotFoundError:
         return _Seen()
     except OSError as e:

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from mkroot.decoding import from_json
 from mkroot.errors import ArtifactError
 
 FORMAT = 1  # of manifest.json
@@ -109,7 +110,7 @@ def make_manifest(
 def read_manifest(path: Path) -> Manifest:
     """Read a `manifest.json`; raises ArtifactError."""
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = from_json(path.read_bytes(), Manifest)
     except OSError as e:
         raise ArtifactError(f"the manifest cannot be read: {e.strerror}", where=str(path)) from e
     except (msgspec.MsgspecError, UnicodeDecodeError) as e:

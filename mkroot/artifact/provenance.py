@@ -19,6 +19,7 @@ from msgspec import Meta, Struct, field
 import mkroot
 from mkroot import BUILD_TYPE
 from mkroot.artifact.manifest import Made, encode
+from mkroot.decoding import from_json
 from mkroot.digest import is_sha256
 from mkroot.errors import ArtifactError
 from mkroot.resolve.lock import Lock, LockedPackage
@@ -214,7 +215,7 @@ def read_statement(path: Path) -> tuple[Statement, bytes]:
             data = f.read(_LIMIT + 1)
         if len(data) > _LIMIT:
             raise ArtifactError(f"a record of more than {_LIMIT >> 20} MiB", where=str(path), hint=hint)
-        statement = msgspec.json.decode(data, type=Statement)
+        statement = from_json(data, Statement)
     except FileNotFoundError:
         raise
     except OSError as e:

@@ -35,6 +35,7 @@ from mkroot.boot.initramfs import make_initramfs
 from mkroot.boot.kernel import Kernel, find_kernel, unassisted
 from mkroot.boot.loaders import Bootfs, make_bootfs
 from mkroot.boot.machine import Machine, machine_of
+from mkroot.decoding import from_msgpack
 from mkroot.digest import oci, sha256, sha256_file
 from mkroot.errors import ArtifactError, BootError, RootfsError
 from mkroot.recipe.booting import Boot as Settings
@@ -174,7 +175,7 @@ def _initramfs(bench: Bench, boot: Boot, kernel: Kernel, machine: Machine, cmdli
     parts = [boot.key, kernel.version, list(drivers), filesystem, boot.disk.overlay, live, bench.epoch]
     own = ["initramfs", initramfs.FORMAT, sha256(initramfs.init_script())]
     known = kept_bytes(bench.assembly.layers.store, [*own, *parts], make)
-    made = msgspec.msgpack.decode(known, type=initramfs.Initramfs)
+    made = from_msgpack(known, initramfs.Initramfs)
     if made.left_out:
         names = ", ".join(made.left_out)
         bench.progress.warn(f"kernel {kernel.version} has no {names}: the ISO does not start from media that need them")

@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from mkroot.decoding import from_json
 from mkroot.digest import sha256
 from mkroot.errors import ArtifactError
 from mkroot.tar.entry import DIR, FILE, SYMLINK, Entry
@@ -136,14 +137,14 @@ def head(name: str, size: int) -> bytes:
 def decode(data: bytes, where: str) -> Index:
     """Return the index that `data` is; raises ArtifactError where it is none, or promises what no bundle has."""
     try:
-        version = msgspec.json.decode(data, type=_Version).version
+        version = from_json(data, _Version).version
         if version != VERSION:
             raise ArtifactError(
                 f"a bundle of form {version}; this mkroot reads form {VERSION}",
                 where=where,
                 hint="make it again with `mkroot bundle`, or use the mkroot that made it",
             )
-        index = msgspec.json.decode(data, type=Index)
+        index = from_json(data, Index)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         raise damaged(f"its index is malformed: {e}", where) from None
     if index.encode() != data:

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from mkroot.decoding import from_json
 from mkroot.errors import ContainerError, StoreError
 from mkroot.store.replaced import replace
 from mkroot.store.store import Store
@@ -169,7 +170,7 @@ class Containers:
     def _read(self, container_id: str) -> Container | None:
         path = self.root / container_id / "container.json"
         try:
-            container = msgspec.json.decode(path.read_bytes(), type=Container)
+            container = from_json(path.read_bytes(), Container)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, msgspec.MsgspecError) as e:
@@ -269,7 +270,7 @@ class Containers:
 
 def check(folder: Path) -> None:
     """Raise ValueError where the record in a container's folder cannot be read; OSError."""
-    msgspec.json.decode((folder / "container.json").read_bytes(), type=Container)
+    from_json((folder / "container.json").read_bytes(), Container)
 
 
 def is_id(text: str) -> bool:

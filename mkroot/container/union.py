@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from mkroot.container.view import View
+from mkroot.decoding import from_json
 from mkroot.errors import ContainerError
 from mkroot.oci.store import Image, ImageStore
 from mkroot.rootfs.identity import Identity
@@ -46,7 +47,7 @@ def layer_keys(store: Store, images: ImageStore, image: Image, identity: Identit
     trees = trees_of(store, identity)
     key = hashlib.sha256(f"union {FORMAT} {image.digest}".encode()).hexdigest()
     with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-        keys = msgspec.json.decode(opened(store.path("unions", key).read_bytes()), type=tuple[str, ...])
+        keys = from_json(opened(store.path("unions", key).read_bytes()), tuple[str, ...])
         if keys and all(trees.has(k) for k in keys):
             _touch(store, keys)
             return keys

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mkroot.decoding import from_json
 from mkroot.errors import MkrootError, masked, printable
 from mkroot.fleet.model import RUN, SCRIPTS, Fault
 
@@ -89,7 +90,7 @@ def asked(environ: Mapping[str, str]) -> Abilities:
             check=False,
             timeout=SECONDS,
         )
-        return msgspec.json.decode(done.stdout, type=Abilities)
+        return from_json(done.stdout, Abilities)
     except subprocess.TimeoutExpired:
         return Abilities(fault=Fault(what=f"its abilities are not known after {SECONDS} seconds"))
     except OSError as e:

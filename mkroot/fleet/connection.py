@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.errors import ClusterError, masked, printable, shortened
 from mkroot.fleet import abilities
 from mkroot.fleet.abilities import Abilities
@@ -85,7 +86,7 @@ class Connection:
                 answers = self.client.run(worker.found, self.run, workers=[address], on_error="return")
             answer = answers.get(address)
             if isinstance(answer, bytes):
-                self.found[address] = msgspec.msgpack.decode(answer, type=Abilities)
+                self.found[address] = from_msgpack(answer, Abilities)
 
     def able(self, step: Step) -> tuple[str, ...]:
         """Return the addresses of the workers that can do a step, by what the scheduler knows."""

@@ -101,6 +101,8 @@ def faults_of(error: BaseException) -> tuple[Fault, ...]:
 
 # ---- options as bytes
 
+_OPTIONS = msgspec.msgpack.Decoder(build.Options, dec_hook=lambda kind, value: kind(os.fsdecode(value)))
+
 
 def encode_options(options: build.Options) -> bytes:
     """Return a build's options as an order has them."""
@@ -112,7 +114,7 @@ def decode_options(data: bytes) -> build.Options:
     if not data:
         return build.Options()
     try:
-        return msgspec.msgpack.decode(data, type=build.Options, dec_hook=lambda kind, value: kind(os.fsdecode(value)))
+        return _OPTIONS.decode(data)
     except msgspec.MsgspecError as e:
         raise UsageError(f"an order of another version of mkroot: {e}") from None
 

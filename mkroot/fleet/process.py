@@ -19,6 +19,7 @@ from typing import IO, NoReturn
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.fleet.model import FAILED, Fault, Outcome, Step
 
 COMMAND = (sys.executable, "-P", "-m", "mkroot.fleet.process")  # -P: nothing of the current folder is imported
@@ -55,7 +56,7 @@ class StepProcess:
             _send(child.stdin.fileno(), msgspec.msgpack.encode(step))
             answer = _receive(child.stdout.fileno())
             if answer is not None:
-                return msgspec.msgpack.decode(answer, type=Outcome)
+                return from_msgpack(answer, Outcome)
         except OSError as e:  # the pipe of a child that died meanwhile; or there cannot be a child
             if self._child is None:
                 fault = Fault(what=f"a process for the step cannot be started: {(e.strerror or '').lower()}")
@@ -176,7 +177,7 @@ def main() -> NoReturn:
         from mkroot.fleet.perform import perform
 
         while (data := _receive(orders)) is not None:
-            outcome = perform(msgspec.msgpack.decode(data, type=Step), os.environ, identity)
+            outcome = perform(from_msgpack(data, Step), os.environ, identity)
             _send(answers, msgspec.msgpack.encode(outcome))
     except (_Ended, BrokenPipeError):
         status = _TERMINATED

@@ -11,6 +11,7 @@ from mkroot import lockfile, making, verifying
 from mkroot.archive import config
 from mkroot.artifact.folder import target_folder
 from mkroot.build import no_lock, open_recipe, placed
+from mkroot.decoding import from_msgpack
 from mkroot.errors import MkrootError, StoreError
 from mkroot.fleet import graph
 from mkroot.fleet.model import DONE, VERIFY, Engine, Order, Outcome, Step
@@ -130,7 +131,7 @@ def _joined(own: Verified, outcome: Outcome) -> Verified:
             for fault in outcome.faults
         )
         return msgspec.structs.replace(own, faults=(*own.faults, *told), again=False)
-    rebuilt = msgspec.msgpack.decode(outcome.result, type=Rebuilt)
+    rebuilt = from_msgpack(outcome.result, Rebuilt)
     step = f"; the first difference is in {rebuilt.step}" if rebuilt.step else ""
     faults = tuple(msgspec.structs.replace(fault, what=f"{fault.what}{step}") for fault in rebuilt.faults)
     told = (*own.faults, *faults)

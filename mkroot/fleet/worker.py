@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from distributed import WorkerPlugin, get_worker
 
+from mkroot.decoding import from_msgpack
 from mkroot.digest import sha256
 from mkroot.fleet import abilities
 from mkroot.fleet.abilities import Abilities
@@ -163,7 +164,7 @@ def work(data: bytes, run: str, key: str, parcel: bytes, *before: Came) -> Came:
     """
     import zlib
 
-    step = msgspec.msgpack.decode(data, type=Step)
+    step = from_msgpack(data, Step)
     cause = next((cause for state, cause, _ in before if state != DONE), "")
     if cause:
         return came(Outcome(key=step.key, state=SKIPPED, cause=cause))
@@ -187,7 +188,7 @@ def came(outcome: Outcome) -> Came:
 
 def nothing(data: bytes, run: str, key: str, parcel: bytes, *before: Came) -> Came:
     """Do what `work` does around a step, and no step."""
-    step = msgspec.msgpack.decode(data, type=Step)
+    step = from_msgpack(data, Step)
     get_worker().log_event(run, [step.key, ""])
     return came(Outcome(key=step.key, state=DONE))
 

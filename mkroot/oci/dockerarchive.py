@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from msgspec import Struct
 
+from mkroot.decoding import from_json
 from mkroot.errors import ImageError
 from mkroot.oci.layerfile import write_layer
 from mkroot.oci.layerform import check_form, plain_layer
@@ -53,7 +54,7 @@ def docker_images(members: dict[str, memoryview], where: str) -> list[DockerImag
     members: its files by name.
     """
     try:
-        rows = msgspec.json.decode(bytes(members["manifest.json"][:DOCUMENT_LIMIT]), type=list[_Row])
+        rows = from_json(bytes(members["manifest.json"][:DOCUMENT_LIMIT]), list[_Row])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         raise ImageError(f"not what `docker save` writes: manifest.json: {e}", where=where) from None
     checked: set[str] = set()

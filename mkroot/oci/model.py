@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct, field
 
+from mkroot.decoding import from_json
 from mkroot.errors import ImageError
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -209,7 +210,7 @@ def decode_kind(data: bytes, where: str) -> str:
 
 def _decode(data: bytes, kind: type[T], what: str, where: str) -> T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return from_json(data, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         raise ImageError(f"not an image {what}: {e}", where=where) from None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.digest import oci
 from mkroot.errors import MkrootError
 from mkroot.oci.model import Descriptor
@@ -76,7 +77,7 @@ def unpacked(path: Path, key: str) -> tuple[str, bytes]:
             if start < 0:
                 raise ValueError("a record longer than the blob")
             record = os.pread(f.fileno(), length, start)
-            layer = msgspec.msgpack.decode(opened(record), type=Layer)
+            layer = from_msgpack(opened(record), Layer)
             if layer.key != key:
                 raise ValueError(f"it is the layer {layer.key[:64]}")
             f.truncate(start)

@@ -10,6 +10,7 @@ import msgspec
 
 from mkroot.artifact.files import copy_file, settle
 from mkroot.artifact.folder import output_folder
+from mkroot.decoding import from_msgpack
 from mkroot.errors import ImageError
 from mkroot.oci.model import Descriptor
 from mkroot.oci.reference import Reference
@@ -59,7 +60,7 @@ def _read(remote: Remote, store: Store, key: str, blobs: Sequence[Descriptor]) -
         remote.fetch(blobs[0], folder / "record")
         data = (folder / "record").read_bytes()
     try:
-        result = msgspec.msgpack.decode(data, type=Result)
+        result = from_msgpack(data, Result)
     except msgspec.MsgspecError as e:
         raise EntryError(f"not the record of a build: {e}", where=where) from None
     known = {blob.digest: blob for blob in blobs}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mkroot.decoding import from_json
 from mkroot.digest import is_sha256
 from mkroot.errors import LockError
 
@@ -112,10 +113,10 @@ def decode_lock(data: bytes, where: str) -> Lock:
     """Return the lock that `data` holds; `where` names its file. Raises LockError with the place of the fault."""
     hint = "the lock is made by `mkroot lock RECIPE`; remove it to make a new one"
     try:
-        head = msgspec.json.decode(data, type=_Head)
+        head = from_json(data, _Head)
         if head.version != VERSION:
             raise LockError(f"the lock has form {head.version}, this mkroot reads {VERSION}", where=where, hint=hint)
-        lock = msgspec.json.decode(data, type=Lock)
+        lock = from_json(data, Lock)
     except (msgspec.DecodeError, RecursionError) as e:
         raise LockError(f"not a lock: {e}", where=where, hint=hint) from None
     except UnicodeDecodeError as e:

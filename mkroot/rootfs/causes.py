@@ -7,6 +7,7 @@ import hashlib
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.rootfs.stage import FORMAT, Stage
 from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
@@ -35,7 +36,7 @@ def cause(store: Store, place: str, before: str, stage: Stage, *, made: bool) ->
     path = store.path(KIND, hashlib.sha256(f"{place} {stage.name}".encode()).hexdigest())
     last: Made | None = None
     with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-        last = msgspec.msgpack.decode(opened(path.read_bytes()), type=Made)
+        last = from_msgpack(opened(path.read_bytes()), Made)
     if last != now:
         path.unlink(missing_ok=True)
         with store.writing(KIND, path.name, sync=False) as aside:

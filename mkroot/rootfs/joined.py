@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.progress import Spans
 from mkroot.store import contents
 from mkroot.store.contents import Tail
@@ -109,7 +110,7 @@ def _kept_tail(store: Store, key: str, make: Callable[[], Tail]) -> Tail:
     key = hashlib.sha256(f"tail {contents.FORMAT} {key}".encode()).hexdigest()
     path = store.path("tails", key)
     with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):  # damaged: it is made again
-        return msgspec.msgpack.decode(opened(path.read_bytes()), type=Tail)
+        return from_msgpack(opened(path.read_bytes()), Tail)
     path.unlink(missing_ok=True)
     tail = make()
     with store.writing("tails", key, sync=False) as aside:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.rootfs.effects import DATED, LARGEST, STRANGE, Effects, Unknowable, difference, gather, put
 from mkroot.rootfs.foreign import native
 from mkroot.rootfs.identity import SINGLE
@@ -196,7 +197,7 @@ def load(store: Store, key: str) -> tuple[Effects, ...]:
     with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError, zstandard.ZstdError):
         blob = opened(store.path(KIND, key).read_bytes())
         data = zstandard.ZstdDecompressor().decompress(blob, max_output_size=_WHOLE)
-        return msgspec.msgpack.decode(data, type=tuple[Effects, ...])
+        return from_msgpack(data, tuple[Effects, ...])
     return ()
 
 

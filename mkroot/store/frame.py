@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.store.damage import DamageError
 
 SOFT = 4 << 20  # bytes of tar stream after which a piece ends at the next member
@@ -232,7 +233,7 @@ def open_frame(path: Path, kind: type[Piece] = Piece) -> Frame:
             )
         if after == 48 and hashlib.sha256(table).digest() != tail[-48:-16]:
             raise ValueError("the table does not match its digest")
-        pieces: tuple[Piece, ...] = msgspec.msgpack.decode(table, type=tuple[kind, ...])  # type: ignore[valid-type]
+        pieces: tuple[Piece, ...] = from_msgpack(table, tuple[kind, ...])  # type: ignore[valid-type]
         size = sum(p.size for p in pieces)
         if size != end - after - length:
             raise ValueError("pieces that do not fill the file")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.progress import Spans
 from mkroot.store.chunked import Chunk, spans, write_chunks
 from mkroot.store.damage import DamageError
@@ -136,7 +137,7 @@ class LayerStore:
         if not path.exists():
             self._bring(key)
         try:
-            layer = msgspec.msgpack.decode(opened(path.read_bytes()), type=Layer)
+            layer = from_msgpack(opened(path.read_bytes()), Layer)
         except FileNotFoundError:
             raise DamageError("it is missing", path) from None
         except (OSError, ValueError, msgspec.MsgspecError) as e:

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.errors import MkrootError, PackageError
 from mkroot.progress import Spans
 from mkroot.store.layer import Layer, LayerStore
@@ -96,7 +97,7 @@ class Unpackers:
                 raise answer
             digest, layer, spans = answer
             self._time(spans)
-            yield digest, msgspec.msgpack.decode(layer, type=Layer) if layer else None
+            yield digest, from_msgpack(layer, Layer) if layer else None
         self._hand_out()
 
     def finish(self) -> None:

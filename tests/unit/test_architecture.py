@@ -42,6 +42,7 @@ def test_module(path: Path) -> None:
     assert text.count("\n") <= LONGEST
     if "cli" not in path.relative_to(ROOT).parts:
         assert not list(printing(tree)), "only mkroot.cli prints or exits"
+    assert not re.search(r"msgspec\.(json|msgpack)\.decode\([^\n]*type=", text), "threads: see mkroot.decoding"
 
 
 def printing(tree: ast.AST) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from mkroot.decoding import from_json
 from mkroot.errors import StoreError
 from mkroot.store.seal import opened, sealed
 from mkroot.store.store import Store
@@ -26,7 +27,7 @@ class Seen:
         self._path = store.path(KIND, hashlib.sha256(host.encode()).hexdigest())
         self._blobs: dict[str, list[str]] = {}
         with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
-            self._blobs = msgspec.json.decode(opened(self._path.read_bytes()), type=dict[str, list[str]])
+            self._blobs = from_json(opened(self._path.read_bytes()), dict[str, list[str]])
 
     def elsewhere(self, digest: str, repository: str) -> list[str]:
         """Return other repositories that had a blob, the newest first."""
