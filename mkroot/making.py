@@ -11,6 +11,7 @@ import msgspec
 
 import mkroot
 from mkroot import additions, sharing, unchanged
+from mkroot.decoding import from_msgpack
 from mkroot.errors import MkrootError
 from mkroot.origins import Origin, origin
 from mkroot.recipe.normal import normalised
@@ -49,14 +50,13 @@ def make(
     if known is not None and (store.beyond is None or sharing.share_unchanged(store, wish.key, known, wish.target)):
         return msgspec.structs.replace(known, steps=tuple(progress.steps[began:]))
     del siblings[others:]
-    asked = options.explain_cache or options.scripts != "auto"
-    if not asked and (copied := _copied(store, wish.key, recipe, architecture, options, progress, siblings)):
+    if copies(options) and (copied := _copied(store, wish.key, recipe, architecture, options, progress, siblings)):
         unchanged.remember(store, wish.target, wish.key, msgspec.msgpack.encode(copied))
         if store.beyond is not None:
             sharing.share(store, wish.key, copied, wish.target)
         stored = Sources(stored=copied.packages)
         return msgspec.structs.replace(copied, steps=tuple(progress.steps[began:]), sources=stored)
-    if not asked and (found := _fetched(store, wish, recipe, architecture, options, progress, siblings)):
+    if copies(options) and (found := _fetched(store, wish, recipe, architecture, options, progress, siblings)):
         unchanged.remember(store, wish.target, wish.key, msgspec.msgpack.encode(found))
         stored = Sources(stored=found.packages)
         return msgspec.structs.replace(found, steps=tuple(progress.steps[began:]), sources=stored)
@@ -67,6 +67,11 @@ def make(
         place=wish.place, inside=wish.inside, key=wish.key,
     )  # fmt: skip
     return msgspec.structs.replace(made, steps=tuple(progress.steps[began:]))
+
+
+def copies(options: Options) -> bool:
+    """Tell whether a build whose outputs are known somewhere copies them, or is asked how it makes them."""
+    return not options.explain_cache and options.scripts == "auto"
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +109,7 @@ def there(store: Store, wish: Wish, recipe: Recipe, options: Options, siblings: 
     known = unchanged.recall(store, wish.target, wish.key)
     if known is None:
         return None
-    built = msgspec.msgpack.decode(known, type=Built)
+    built = from_msgpack(known, Built)
     if not _tagged(store, built, recipe, options, siblings):
         return None
     return msgspec.structs.replace(built, unchanged=True)
@@ -156,7 +161,7 @@ def _placed(result: bytes, target: Path) -> Built:
     """Return a build whose artifacts' paths are relative to its folder."""
     from mkroot.build import Built
 
-    built = msgspec.msgpack.decode(result, type=Built)
+    built = from_msgpack(result, Built)
     artifacts = tuple(msgspec.structs.replace(a, path=str(target / a.path)) for a in built.artifacts)
     return msgspec.structs.replace(built, artifacts=artifacts)
 

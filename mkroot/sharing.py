@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mkroot.errors import MkrootError
 
 if TYPE_CHECKING:
     from mkroot.build import Built
@@ -35,6 +38,22 @@ def fetched(
         step.cached = restore(floor, store, found, out, name, architecture, siblings)
         step.result = "a build that it has" if step.cached else "it has not all of this build"
         return found.result.built if step.cached else None
+
+
+def known(store: Store, keys: Iterable[str], environ: Mapping[str, str], warn: Callable[[str], None]) -> set[str]:
+    """Return those of the builds with these inputs that the store knows, or that the remote store says it has.
+
+    Neither is a promise: a build that is asked for makes what is not all there. warn: called with a line where the
+    remote store cannot be asked; one that is configured wrongly is told by whoever needs it.
+    """
+    from mkroot import finished
+    from mkroot.remote import asking
+
+    wanted = dict.fromkeys(keys)
+    found = {key for key in wanted if finished.recall(store, key) is not None}
+    with contextlib.suppress(MkrootError):
+        found |= asking.known(store, environ, [key for key in wanted if key not in found], warn)
+    return found
 
 
 def share(store: Store, key: str, built: Built, folder: Path) -> bool:

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             engine,
             on_change=_watchers(told, page, watched, stack),
             on_built=told.built,
+            warn=_warn,
         )
     if args.json:
         print_json(_described(report))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mkroot.decoding import from_msgpack
 from mkroot.errors import ClusterError, MkrootError
 from mkroot.fleet.connection import Connection, connect, shared, told
 from mkroot.fleet.home import Home
@@ -182,7 +183,7 @@ class ClusterEngine:
             with told(self._connection.address):
                 values = self._connection.client.gather([self._running[task][1] for task in finished], errors="skip")
             for _, _, data in values:
-                self._arrived(msgspec.msgpack.decode(data, type=Outcome))
+                self._arrived(from_msgpack(data, Outcome))
         for task in gone:
             step, future = self._running.pop(task)
             self._settle(self._lost(step, future))
@@ -243,6 +244,12 @@ class ClusterEngine:
 
     def _brought(self, here: Outcome) -> None:
         """A step was done on this machine: that of an index, or an image's, which another machine had done before."""
+        step = self._open[here.key]
+        if here.state == FAILED and step.known:  # not all of it is there any more: it is made, where it can be
+            self._open[step.key] = step = msgspec.structs.replace(step, known=False)
+            self._missing[step.key] = set()
+            self._start(step)
+            return
         far = self._far.pop(here.key, None)
         if far is not None:
             here = msgspec.structs.replace(
@@ -277,10 +284,13 @@ class ClusterEngine:
                 self._start(step)
 
     def _here(self, step: Step) -> bool:
-        """Tell whether a step is this machine's: it makes an index, or stands on an image, which is in its store."""
+        """Tell whether a step is this machine's.
+
+        It makes an index, or stands on an image, which is in its store, or brings home what the remote store has.
+        """
         if step.kind in (IMAGE, INDEX):
             self._images.add(step.key)
-        return step.kind == INDEX or not self._images.isdisjoint(step.after)
+        return step.kind == INDEX or step.known or not self._images.isdisjoint(step.after)
 
     def _start(self, step: Step) -> None:
         """Begin a step that has waited for others."""

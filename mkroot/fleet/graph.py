@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -20,7 +20,8 @@ STAGES = ("essential", "variant", "include")
 class Locked(msgspec.Struct, frozen=True, kw_only=True):
     """A job with its lock. label: what to call it. order: what all its steps have in common.
 
-    after: keys of steps that it stands on beside those of its packages. date: SOURCE_DATE_EPOCH.
+    after: keys of steps that it stands on beside those of its packages. date: SOURCE_DATE_EPOCH. build: key of its
+    outputs, "" where those that are known will not do.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Locked(msgspec.Struct, frozen=True, kw_only=True):
     mirror: str | None = None
     after: tuple[str, ...] = ()
     date: int | None = None
+    build: str = ""
 
     @property
     def root(self) -> LockedRoot:
@@ -58,13 +60,14 @@ def index_step(label: str, order: Order, after: Sequence[str]) -> Step:
     return Step(key=key, kind=INDEX, shown=f"{label}: image index", order=order, after=tuple(after))
 
 
-def plan(jobs: Sequence[Locked], known: Mapping[str, Step]) -> Plan:
+def plan(jobs: Sequence[Locked], known: Mapping[str, Step], builds: Collection[str] = ()) -> Plan:
     """Return the steps that make some jobs' outputs; those that are `known` by their key are stood on, not made again.
 
+    builds: keys of those that are said to be in the store or in the remote one: each is one step, and needs no other.
     A stage that several jobs have in common is a step, the last of such where they have several. A package that several
     steps need of which none stands on another is fetched and unpacked by a step before them.
     """
-    chains = [_chain(job) for job in jobs]
+    chains = [[] if job.build in builds else _chain(job) for job in jobs]
     users: dict[str, set[int]] = {}
     for number, chain in enumerate(chains):
         for key, _ in chain:
@@ -78,7 +81,8 @@ def plan(jobs: Sequence[Locked], known: Mapping[str, Step]) -> Plan:
                 steps[key] = _Draft(job, STAGE, stage, (before,) if before else ())
             before = key
         end = _key(IMAGE, job.order.recipe, job.order.options, job.architecture)
-        steps[end] = _Draft(job, IMAGE, "", (before,) if before else (), job.after)
+        there = job.build in builds
+        steps[end] = _Draft(job, IMAGE, "", (before,) if before else (), job.after, there)
         ends.append(end)
     needed = _supplies(steps)
     made = [step for step, _ in needed if step.key not in known]
@@ -91,20 +95,24 @@ def plan(jobs: Sequence[Locked], known: Mapping[str, Step]) -> Plan:
 
 
 class _Draft(msgspec.Struct, frozen=True):
-    """A step of a job that is not whole yet. before: keys of stages that it stands on; after: of other steps."""
+    """A step of a job that is not whole yet.
+
+    before: keys of stages that it stands on; after: of other steps. there: what it makes is somewhere already.
+    """
 
     job: Locked
     kind: str
     stage: str
     before: tuple[str, ...]
     after: tuple[str, ...] = ()
+    there: bool = False
 
     @property
     def needs(self) -> tuple[LockedPackage, ...]:
         """The packages of an archive that it unpacks or takes from the store."""
         root = self.job.root
         if self.kind == IMAGE:
-            return tuple(p for p in (*root.packages, *root.beside) if p.origin)
+            return () if self.there else tuple(p for p in (*root.packages, *root.beside) if p.origin)
         upto = STAGES[: STAGES.index(self.stage) + 1]
         return tuple(p for p in root.packages if p.stage in upto and p.origin)
 
@@ -119,6 +127,7 @@ class _Draft(msgspec.Struct, frozen=True):
             order=msgspec.structs.replace(job.order, architecture=job.architecture, stage=self.stage),
             after=(*self.before, *supplies, *self.after),
             asks=asks(job.recipe, job.architecture),
+            known=self.there,
         )
 
 

@@ -53,7 +53,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     key: of what it makes, unique in a run. shown: what to call it in messages, with the recipe that asked first.
     after: keys of the steps that it stands on. asks: abilities that its machine must have. elsewhere: the machine, by
-    its store's name, that must not do it.
+    its store's name, that must not do it. known: what it makes is said to be in the store or in the remote one, and is
+    brought from there.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     after: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
     elsewhere: str = ""
+    known: bool = False
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from mkroot import making
+from mkroot import making, sharing
 from mkroot.artifact.manifest import Manifest
 from mkroot.build import Built
+from mkroot.decoding import from_msgpack
 from mkroot.errors import LockError, MkrootError
 from mkroot.fleet import graph, locks
 from mkroot.fleet.changes import change, manifest
@@ -61,16 +62,17 @@ def run(
     *,
     on_change: OnChange = lambda index, row: None,
     on_built: Callable[[int, Built], None] = lambda index, built: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Build variants of recipes; what fails is told in its row and stops nothing that does not stand on it.
 
     engine: makes the engine, if there is a step to do. on_change: called with a row's index and the row at its
-    beginning and whenever it changes. on_built: called before that, with what a job made. Raises UsageError for recipes
-    that stand on each other, StoreError.
+    beginning and whenever it changes. on_built: called before that, with what a job made. warn: called with a line
+    where the remote store cannot be asked. Raises UsageError for recipes that stand on each other, StoreError.
     """
     store = Store(default_root(environ))
     folder = store.folder("locks.")
-    going = _Run(variants, environ, store, folder, engine, on_change, on_built)
+    going = _Run(variants, environ, store, folder, engine, on_change, on_built, warn)
     try:
         going.go()
     finally:
@@ -104,7 +106,9 @@ class _Run:
         engine: Callable[[], Engine],
         on_change: OnChange,
         on_built: Callable[[int, Built], None],
+        warn: Callable[[str], None],
     ) -> None:
+        self.warn = warn
         self.environ, self.store, self.folder = environ, store, folder
         self.make_engine, self.on_change, self.on_built = engine, on_change, on_built
         self.engine: Engine | None = None
@@ -230,7 +234,9 @@ class _Run:
                 job = self._job(state, index, architecture, siblings)
                 if job is not None:
                     jobs.append((state, index, job))
-        plan = graph.plan([job for _, _, job in jobs], self.steps)
+        builds = [job.build for _, _, job in jobs if job.build]
+        known = sharing.known(self.store, builds, self.environ, self.warn)
+        plan = graph.plan([job for _, _, job in jobs], self.steps, known)
         self.steps.update((step.key, step) for step in plan.steps)
         for (_, index, job), end in zip(jobs, plan.ends):
             self.ends[index] = [end]
@@ -281,6 +287,7 @@ class _Run:
                 mirror=variant.options.mirror,
                 after=() if base is None else self.states[base].ends,
                 date=source_date(self.environ),
+                build=wish.key if making.copies(variant.options) else "",
             )
         except (MkrootError, OSError) as e:
             told = locks.placed(e, variant) if isinstance(e, MkrootError) else e
@@ -343,7 +350,7 @@ class _Run:
         image = ends[0]
         if image is None or image.state != DONE:
             return
-        built = msgspec.msgpack.decode(image.result, type=Built)
+        built = from_msgpack(image.result, Built)
         self.built[index] = built
         self.on_built(index, built)
         job = self.rows[index].job

@@ -180,6 +180,24 @@ def test_empty_workers_make_nothing_again(fleet: Fleet, tmp_path: Path) -> None:
         assert not fleet.server.paths()
         assert artifacts(tmp_path) == first
         assert fleet.registry.entries() == held, "nothing was pushed that was there"
+        assert not [w for w in workers if list((w.store / "layers").rglob("*"))], "no worker was asked for anything"
+
+
+@pytest.mark.counts("fault")
+def test_what_cannot_be_brought_home_is_made_by_a_worker(fleet: Fleet, tmp_path: Path) -> None:
+    """The registry says that it has the build, has not all of it, and this machine cannot make it."""
+    recipe = fleet.recipe(tmp_path, "halved", "tool", "third")
+    fleet.build(tmp_path, recipe)
+    first = artifacts(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    for blob in fleet.registry.blobs():
+        if len(blob.read_bytes()) > 4000:
+            blob.write_bytes(b"")
+    fault = fleet.server.fault("*/lib_*.deb", "status", status=404)  # the one time that this machine asks
+    done = fleet.run(tmp_path, "build", recipe, "--dask", fleet.cluster.address, store="fresh")
+    assert done.status == 0, done.err
+    assert fault.seen == 1
+    assert artifacts(tmp_path) == first
 
 
 @pytest.mark.counts("fault")

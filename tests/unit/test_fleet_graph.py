@@ -72,6 +72,21 @@ def test_a_stage_that_two_have_is_made_once_and_before_both() -> None:
     assert not kinds(made.steps, PACKAGES)  # the stage itself fetches what all need
 
 
+def test_a_build_that_is_somewhere_is_one_step_and_shares_nothing() -> None:
+    jobs = [
+        msgspec.structs.replace(job(name, f"e1 v1 {own}", {"e1": SMALL}), build=name)
+        for name, own in (("a", "i1"), ("b", "i2"), ("c", "i3"))
+    ]
+    made = plan(jobs, {}, {"a", "b"})
+    assert [(step.kind, step.known, step.after) for step in made.steps] == [
+        (IMAGE, True, ()), (IMAGE, True, ()), (IMAGE, False, ())
+    ]  # fmt: skip
+    assert made.ends == plan(jobs, {}).ends  # whether it is known is not what makes the step
+    others = plan([*jobs, job("d", "e1 v1 i4", {"e1": SMALL})], {}, {"a", "b"})
+    (stage,) = kinds(others.steps, STAGE)
+    assert [step.after for step in kinds(others.steps, IMAGE)] == [(), (), (stage.key,), (stage.key,)]
+
+
 def test_stages_fork_where_jobs_do() -> None:
     made = plan([job("a", "e1 v1 i1"), job("b", "e1 v1 i2"), job("c", "e1 v2"), job("d", "e2 v1")], {})
     by_stage = {step.order.stage: step for step in kinds(made.steps, STAGE)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -138,6 +139,34 @@ def test_what_is_there_unchanged_needs_no_step(fleet: Fleet) -> None:
     third = fleet("build", *recipes, "--json")
     assert [b["unchanged"] for b in third.json["builds"]] == [True, True, False, True, True, True]
     assert "0 built, 6 unchanged, 0 failed" in fleet("build", *recipes).err
+
+
+def test_what_the_store_knows_is_copied_out_of_it(fleet: Fleet) -> None:
+    """One step a recipe: nothing is unpacked for a build whose outputs alone are gone."""
+    fleet.archive.add("large", files={"usr/lib/large": os.urandom(200_000)})
+    fleet.archive.publish()
+    paths = [str(fleet.file(fleet.recipe(n, "large", *INCLUDES[n], outputs=["tar.zst"]))) for n in "abd"]
+    environ = fleet.program.environ
+    given = [Given(shown=path, path=path, options=Options(out=fleet.file("out"))) for path in paths]
+
+    def report() -> Report:
+        return run(variants(given, ()), environ, lambda: LocalEngine(2, environ))
+
+    first, made = report(), tree(fleet.file("out"))
+    assert first.steps > 6
+    shutil.rmtree(fleet.file("out"))
+    second = report()
+    assert second.steps == 3 and [row.state for row in second.rows] == ["done"] * 3
+    assert all("a build that the store knows" in row.log for row in second.rows)
+    assert tree(fleet.file("out")) == made
+    shutil.rmtree(fleet.file("out"))
+    for frame in fleet.file("store/frames").rglob("*"):  # what it knows is not there any more
+        if frame.is_file():
+            frame.unlink()
+    third = report()
+    assert third.steps == 3 and [row.state for row in third.rows] == ["done"] * 3
+    assert all("not all of it any more" in row.log for row in third.rows), [row.log for row in third.rows]
+    assert tree(fleet.file("out")) == made
 
 
 def test_a_single_recipe_pays_nothing_for_it(fleet: Fleet) -> None:
