@@ -213,7 +213,7 @@ def of_a_suite_that_is_not_there(night: Nightly) -> str:
         (faulty, "failed", "colour"),
         (gone, "failed", "No such"),
         (without_an_answer, "failed", "no package is called `rare`"),
-        (of_a_suite_that_is_not_there, "failed", "there is no suite `trixie`"),
+        (of_a_suite_that_is_not_there, "failed", "there is no suite `trixie"),  # or one of its pockets
     ],
     ids=lambda one: one.__name__ if callable(one) else None,
 )
