@@ -284,9 +284,12 @@ def _made_nothing(cluster: Cluster, store: Path, page: Path) -> None:
     for folder in (*cluster.stores, store):
         if found := [p for p in (folder / "debs").glob("*/*") if not p.name.startswith(".")]:
             raise Failed(f"fetched again, though the remote had it: {found[0]}")
-    told = re.findall(r"configure (?:essential|variant|include).*", page.read_text())
-    if not told or any("cached" not in line for line in told):
+    text = page.read_text()
+    told = re.findall(r"configure (?:essential|variant|include).*", text)
+    if any("cached" not in line for line in told):
         raise Failed(f"configured again, though the remote had it: {told[:3]}")
+    if (brought := text.count("a build that it has")) != COUNT:
+        raise Failed(f"{brought} of {COUNT} builds came from the remote")
 
 
 def _steps(cluster: Cluster, runs: int) -> Iterator[str]:
