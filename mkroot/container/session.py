@@ -265,7 +265,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _gone() -> ContainerError:
-    return ContainerError("the container has ended")
+    return ContainerError("the container has ended", hint="`mkroot ps -a` tells how; `mkroot start` begins it again")
 
 
 def _judge(name: str, code: int, number: int, step: str) -> Ended:

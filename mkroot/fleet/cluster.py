@@ -247,7 +247,6 @@ class ClusterEngine:
         step = self._open[here.key]
         if here.state == FAILED and step.known:  # not all of it is there any more: it is made, where it can be
             self._open[step.key] = step = msgspec.structs.replace(step, known=False)
-            self._missing[step.key] = set()
             self._start(step)
             return
         far = self._far.pop(here.key, None)
@@ -293,8 +292,8 @@ class ClusterEngine:
         return step.kind == INDEX or step.known or not self._images.isdisjoint(step.after)
 
     def _start(self, step: Step) -> None:
-        """Begin a step that has waited for others."""
-        del self._missing[step.key]
+        """Begin a step that waits for no others any more."""
+        self._missing.pop(step.key, None)
         if self._here(step):
             self._ready.append(Began(key=step.key))
             self._home.bring(step)
